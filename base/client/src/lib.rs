@@ -1,0 +1,1 @@
+//! The only road to the API: clients, informers, work queues, events, leader election.

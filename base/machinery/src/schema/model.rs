@@ -1,0 +1,147 @@
+//! The types a schema is made of.
+
+use serde_json::Value;
+
+/// Index of a [`TypeDef`] in its [`Schema`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TypeId(pub u32);
+
+/// A closed set of types. Built-in kinds share one; each custom version has its own.
+#[derive(Clone, Debug, Default)]
+pub struct Schema {
+    pub types: Vec<TypeDef>,
+}
+
+impl Schema {
+    pub fn get(&self, id: TypeId) -> &TypeDef {
+        &self.types[id.0 as usize]
+    }
+}
+
+/// A structure: the fields of one JSON object.
+#[derive(Clone, Debug, Default)]
+pub struct TypeDef {
+    /// OpenAPI definition name, as `io.k8s.api.core.v1.PodSpec`. Empty for anonymous custom types.
+    pub name: String,
+    /// In declaration order; embedded (`json:",inline"`) structures are flattened.
+    pub fields: Vec<Field>,
+    /// `x-kubernetes-map-type: atomic` on the structure itself (`+structType=atomic`).
+    pub atomic: bool,
+    /// Keep members that no field names (`x-kubernetes-preserve-unknown-fields`).
+    pub preserve_unknown: bool,
+    /// The value is a complete object: it has apiVersion, kind and metadata (`x-kubernetes-embedded-resource`).
+    pub embedded_resource: bool,
+    /// Name lookup, sorted by JSON name: (name, index into `fields`). Filled by `TypeDef::index`.
+    pub by_name: Vec<(String, u32)>,
+}
+
+impl TypeDef {
+    /// The field of that JSON name; names are case-sensitive, as in upstream's strict decoder.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let at = self.by_name.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
+        self.fields.get(self.by_name[at].1 as usize)
+    }
+
+    /// Rebuilds the name lookup; call once after `fields` is complete.
+    pub fn index(&mut self) {
+        self.by_name = self.fields.iter().enumerate().map(|(i, f)| (f.name.clone(), i as u32)).collect();
+        self.by_name.sort();
+    }
+}
+
+/// One member of a structure.
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// JSON name.
+    pub name: String,
+    /// Protobuf field number; 0 where the type has no protobuf form (custom kinds).
+    pub proto: u32,
+    pub shape: Shape,
+    /// Required by the API (no `omitempty`/`+optional`).
+    pub required: bool,
+    /// JSON `omitempty`: upstream leaves the zero value out when it encodes.
+    pub omit_empty: bool,
+    /// Explicit null is a value, not an absence (custom kinds only).
+    pub nullable: bool,
+    /// Static default (`+default=` or the custom schema's `default`).
+    pub default: Option<Value>,
+    /// Allowed strings (`+enum`); empty: any.
+    pub enum_values: Vec<String>,
+    /// How a strategic merge patch treats this field.
+    pub strategic: Strategic,
+    /// Union facts, for validation messages only.
+    pub union_discriminator: bool,
+}
+
+/// `patchStrategy` and `patchMergeKey` of a field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strategic {
+    pub merge: bool,
+    pub replace: bool,
+    pub retain_keys: bool,
+    /// Merge key for lists of objects; empty with `merge` means a list of scalars merged as a set.
+    pub merge_key: Option<String>,
+}
+
+/// What one value looks like.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Shape {
+    Bool,
+    Int32,
+    Int64,
+    Double,
+    String,
+    /// base64 in JSON, bytes in protobuf.
+    Bytes,
+    /// Canonical string in JSON (a number is accepted); message `{string=1}` in protobuf.
+    Quantity,
+    /// RFC 3339, seconds in JSON; message `{seconds=1,nanos=2}`.
+    Time,
+    /// RFC 3339 with six fractional digits.
+    MicroTime,
+    /// Go duration string in JSON; message `{duration=1}` nanoseconds.
+    Duration,
+    /// int32 or string; message `{type=1,intVal=2,strVal=3}`.
+    IntOrString,
+    /// Any JSON object with its own kind (`runtime.RawExtension`); message `{raw=1}`.
+    RawExtension,
+    /// Any JSON (`apiextensions JSON`, `FieldsV1`): kept as it is; message `{raw=1}` (`Raw=1`).
+    Any,
+    /// JSONSchemaPropsOrBool, ...OrArray, ...OrStringArray and the like, by name.
+    Special(Special),
+    Struct(TypeId),
+    List(Box<ListShape>),
+    Map(Box<MapShape>),
+}
+
+/// Hand-marshalled unions of `apiextensions.k8s.io`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    JsonSchemaPropsOrArray,
+    JsonSchemaPropsOrBool,
+    JsonSchemaPropsOrStringArray,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListShape {
+    pub item: Shape,
+    pub kind: ListKind,
+}
+
+/// `x-kubernetes-list-type`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum ListKind {
+    #[default]
+    Atomic,
+    Set,
+    /// Associative, with its key fields in order.
+    Map(Vec<String>),
+}
+
+/// String keys to values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MapShape {
+    pub value: Shape,
+    /// `x-kubernetes-map-type: atomic`.
+    pub atomic: bool,
+}

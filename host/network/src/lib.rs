@@ -1,0 +1,1 @@
+//! Links, routes, addresses, nftables: Linux networking through netlink, nothing of Kubernetes.

@@ -1,0 +1,1 @@
+//! Starts what tests need and cleans it up.
