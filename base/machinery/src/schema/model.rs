@@ -41,8 +41,9 @@ pub struct TypeDef {
     /// Indices of the fields that upstream writes even when they are absent, with their zero value.
     /// Filled by `TypeDef::index`.
     pub always: Vec<u32>,
-    /// Go name with its package, as `v1.PodSpec`; decoding errors say it.
+    /// Go name, as `PodSpec`, and its Go package, as `v1`; decoding errors say them.
     pub go: &'static str,
+    pub go_package: &'static str,
     /// The type has a protobuf form.
     pub proto: bool,
     /// What members that no field names hold: `additionalProperties` beside `properties` (custom kinds only).
