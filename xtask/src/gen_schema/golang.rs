@@ -32,12 +32,14 @@ pub struct Named {
     pub is_enum: bool,
 }
 
+#[derive(Clone)]
 pub struct Struct {
     pub name: String,
     pub markers: Vec<String>,
     pub members: Vec<Member>,
 }
 
+#[derive(Clone)]
 pub struct Member {
     /// Go name; empty when embedded.
     pub go: String,

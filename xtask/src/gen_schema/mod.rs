@@ -89,6 +89,7 @@ pub fn run(args: Args) -> Result<()> {
         packages
             .push(golang::Package::read(&find(rel)?, &format!("k8s.io/{rel}")).with_context(|| rel.clone())?);
     }
+    copy_structs(&mut packages);
     let mut relations = relations::Relations::default();
     for rel in ["client-go/applyconfigurations/internal/internal.go"] {
         relations.read(&std::fs::read_to_string(find(rel)?)?)?;
@@ -98,6 +99,23 @@ pub fn run(args: Args) -> Result<()> {
     std::fs::write(&args.out, &text).with_context(|| args.out.display().to_string())?;
     println!("{}: {} lines, {} bytes", args.out.display(), text.lines().count(), text.len());
     Ok(())
+}
+
+/// `type X other.Y` of a struct is a struct of its own.
+fn copy_structs(packages: &mut [golang::Package]) {
+    let mut copies = Vec::new();
+    for (at, package) in packages.iter().enumerate() {
+        for (name, named) in &package.named {
+            let golang::Type::Name(path, target) = &named.ty else { continue };
+            let home = packages.iter().find(|p| p.path == *path);
+            let found = home.and_then(|p| p.structs.iter().find(|s| s.name == *target));
+            copies.extend(found.map(|s| (at, golang::Struct { name: name.clone(), ..s.clone() })));
+        }
+    }
+    for (at, copy) in copies {
+        packages[at].named.remove(&copy.name);
+        packages[at].structs.push(copy);
+    }
 }
 
 fn listing(dir: &Path) -> Result<Vec<String>> {

@@ -212,7 +212,7 @@ impl<'a> Writer<'a> {
         if has("omitzero") {
             out.push_str(" z");
         }
-        if !has("omitempty") && m.marker("optional").is_none() {
+        if m.marker("required").is_some() || (!has("omitempty") && m.marker("optional").is_none()) {
             out.push_str(" r");
         }
         self.write_merging(out, full, m, &seen)?;

@@ -78,3 +78,43 @@ impl Builtin {
         self.kinds.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{ListKind, Shape};
+
+    #[test]
+    fn kinds_lists_and_options_are_found() {
+        let b = builtin();
+        let pod = b.kind("", "v1", "Pod").expect("Pod");
+        assert_eq!(Some(pod), b.by_name("io.k8s.api.core.v1.Pod"));
+        assert!(b.kind("apps", "v1", "DeploymentList").is_some());
+        assert_eq!(b.kind("apps", "v1", "DeleteOptions"), b.kind("", "v1", "DeleteOptions"));
+        assert!(b.kind("", "v1", "Status").is_some());
+        assert!(b.kind("apps", "v1", "Status").is_none());
+        assert!(b.kind("meta.k8s.io", "v1beta1", "Table").is_some());
+        assert!(b.kind("apiregistration.k8s.io", "v1", "APIService").is_some());
+        assert!(b.kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition").is_some());
+        assert!(b.kind("apps", "v1beta1", "Deployment").is_none());
+        assert!(b.kinds().filter(|k| k.group.is_empty() && k.kind == "Pod").count() == 1);
+    }
+
+    #[test]
+    fn container_ports_are_keyed_by_port_and_protocol() {
+        let b = builtin();
+        let id = b.by_name("io.k8s.api.core.v1.Container").expect("Container");
+        let ports = b.schema.get(id).field("ports").expect("ports");
+        let Shape::List(list) = &ports.shape else { panic!("not a list") };
+        assert_eq!(list.kind, ListKind::Map(vec!["containerPort".into(), "protocol".into()]));
+        assert_eq!(ports.strategic.merge_key.as_deref(), Some("containerPort"));
+    }
+
+    #[test]
+    fn embedded_structs_are_flat_with_their_numbers() {
+        let b = builtin();
+        let id = b.by_name("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations").expect("type");
+        let groups = b.schema.get(id).field("apiGroups").expect("apiGroups");
+        assert_eq!((groups.embed.as_slice(), groups.proto), (&[2, 2][..], 1));
+    }
+}
