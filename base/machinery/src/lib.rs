@@ -8,5 +8,6 @@
 //!
 //! An object is a [`serde_json::Value`]; a schema says what it may hold.
 
+pub mod codec;
 pub mod field;
 pub mod schema;
