@@ -8,6 +8,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The store's logical clock. 0 means "nothing yet".
@@ -33,7 +34,10 @@ pub enum Expect {
 #[derive(Clone, Debug)]
 pub enum Op {
     /// `ttl`: the key expires by itself, with an ordinary delete event.
-    Put { value: Bytes, ttl: Option<Duration> },
+    Put {
+        value: Bytes,
+        ttl: Option<Duration>,
+    },
     Delete,
 }
 
@@ -72,6 +76,19 @@ pub struct Range {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// Another process has the data directory open.
+    #[error(
+        "the data directory {0} is in use by another process: stop that one first, or name another directory"
+    )]
+    Locked(PathBuf),
+    /// Written by a newer version of this program.
+    #[error(
+        "the data directory {path} has format {found}, this version understands up to {supported}: run the newer version, or restore a backup"
+    )]
+    NewerFormat { path: PathBuf, found: u32, supported: u32 },
+    /// Neither empty nor ours.
+    #[error("the data directory {path} is not a store's: it holds {found:?}; name an empty directory")]
+    NotAStore { path: PathBuf, found: String },
     /// The expectation did not hold; carries what is there now.
     #[error("the key was changed by another writer")]
     Conflict { current: Option<KeyValue> },
@@ -103,6 +120,11 @@ pub trait Store: Send + Sync + 'static {
     async fn revision(&self) -> Result<Revision, StoreError>;
     /// Forgets history at and below `revision`; current values stay.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
+    /// Makes every watch report, by a batch, that it has reached the newest revision, even where all that happened
+    /// since its last event was outside its prefix. Embedded watches always do; etcd's need asking.
+    async fn nudge(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// Cheap liveness probe for /readyz and /livez ("etcd" check).
     async fn health(&self) -> Result<(), StoreError>;
 }

@@ -26,7 +26,10 @@ pub struct InProcessIdentity(pub UserInfo);
 pub trait Authenticator: Send + Sync + 'static {
     /// `Ok(None)`: no opinion (the next one is asked, then anonymous). `Err`: credentials were given and are
     /// bad; the answer is 401.
-    async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, AuthenticationError>;
+    async fn authenticate(
+        &self,
+        request: &http::request::Parts,
+    ) -> Result<Option<UserInfo>, AuthenticationError>;
 }
 
 #[derive(Debug, thiserror::Error)]

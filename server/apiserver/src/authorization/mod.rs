@@ -34,5 +34,9 @@ pub trait Authorizer: Send + Sync + 'static {
     async fn authorize(&self, attributes: &Attributes) -> Decision;
     /// Rules the user has in a namespace, for SelfSubjectRulesReview; `(resource rules, non-resource rules,
     /// incomplete)` as JSON values of authorization.k8s.io/v1.
-    async fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<serde_json::Value>, Vec<serde_json::Value>, bool);
+    async fn rules_for(
+        &self,
+        user: &UserInfo,
+        namespace: &str,
+    ) -> (Vec<serde_json::Value>, Vec<serde_json::Value>, bool);
 }

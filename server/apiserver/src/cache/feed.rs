@@ -1,0 +1,129 @@
+//! Store to cache: one load, then one watch; reconnects by itself, reloads when history was lost.
+
+use super::key::{GroupResource, Parts, ROOT};
+use super::{CacheError, ResourceCache, Shared};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use store::{Store, StoreError};
+use tracing::{error, info, warn};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Reads everything at one revision and makes it the state of all resources.
+pub(super) async fn load(shared: &Shared, store: &dyn Store) -> Result<(), CacheError> {
+    let range = store.range(ROOT.as_bytes(), 0).await?;
+    let reached = shared.progress.revision();
+    if range.revision < reached {
+        // A store that forgot what readers have seen (restored from a backup, or a member that lags).
+        let message =
+            format!("the store is at revision {}, behind revision {reached} seen before", range.revision);
+        return Err(CacheError::Unavailable(message));
+    }
+    let mut plain = Vec::with_capacity(range.kvs.len());
+    for kv in range.kvs {
+        if let Some(value) = decode(shared, &kv.key, kv.value) {
+            plain.push((kv.key, value, kv.mod_revision));
+        }
+    }
+    let mut by_resource: HashMap<(&str, &str), Vec<(&str, &[u8], u64)>> = HashMap::new();
+    for (key, value, revision) in &plain {
+        if let Some(parts) = Parts::parse(key) {
+            by_resource
+                .entry((parts.group, parts.resource))
+                .or_default()
+                .push((parts.path, value, *revision));
+        }
+    }
+    shared.loaded_at.store(range.revision, Ordering::Release);
+    let loaded: Vec<_> = by_resource
+        .into_iter()
+        .map(|((group, resource), objects)| (shared.resource(&GroupResource::new(group, resource)), objects))
+        .collect();
+    for known in shared.resources.read().values() {
+        if !loaded.iter().any(|(resource, _)| Arc::ptr_eq(resource, known)) {
+            known.reload(std::iter::empty(), range.revision);
+        }
+    }
+    for (resource, objects) in loaded {
+        resource.reload(objects.into_iter(), range.revision);
+    }
+    shared.progress.advance(range.revision);
+    info!(revision = range.revision, objects = plain.len(), "watch cache loaded");
+    Ok(())
+}
+
+fn decode(shared: &Shared, key: &[u8], value: Bytes) -> Option<Bytes> {
+    match &shared.options.decode {
+        None => Some(value),
+        Some(decode) => decode(key, value)
+            .inspect_err(|error| error!(key = %key.escape_ascii(), %error, "stored value left out"))
+            .ok(),
+    }
+}
+
+/// Follows the store for ever. Any error is retried; lost history is reloaded.
+pub(super) async fn follow(shared: Arc<Shared>, store: Arc<dyn Store>) {
+    let mut pause = FIRST_PAUSE;
+    let mut resources = HashMap::new();
+    loop {
+        let before = shared.progress.revision();
+        let error = follow_once(&shared, &*store, &mut resources).await;
+        if shared.progress.revision() > before {
+            pause = FIRST_PAUSE;
+        }
+        warn!(%error, revision = shared.progress.revision(), "store watch ended");
+        let lost = matches!(error, StoreError::Compacted(_));
+        if lost && let Err(error) = load(&shared, &*store).await {
+            warn!(%error, "watch cache reload failed");
+        } else if lost {
+            continue;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn follow_once(
+    shared: &Shared,
+    store: &dyn Store,
+    resources: &mut HashMap<String, Arc<ResourceCache>>,
+) -> StoreError {
+    let mut batches = match store.watch(ROOT.as_bytes(), shared.progress.revision()).await {
+        Ok(batches) => batches,
+        Err(error) => return error,
+    };
+    while let Some(batch) = batches.next().await {
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => return error,
+        };
+        for event in batch.events {
+            let Some(parts) = Parts::parse(&event.key) else { continue };
+            let home = event.key.len() - parts.path.len();
+            let Ok(home) = std::str::from_utf8(&event.key[..home]) else { continue };
+            let resource = match resources.get(home) {
+                Some(known) => known.clone(),
+                None => {
+                    let resource = shared.resource(&GroupResource::new(parts.group, parts.resource));
+                    resources.insert(home.to_owned(), resource.clone());
+                    resource
+                }
+            };
+            match event.value {
+                None => resource.apply(parts.path, None, event.revision),
+                Some(value) => {
+                    if let Some(value) = decode(shared, &event.key, value) {
+                        resource.apply(parts.path, Some(&value), event.revision);
+                    }
+                }
+            }
+        }
+        shared.progress.advance(batch.revision);
+    }
+    StoreError::Unavailable("the watch ended".into())
+}

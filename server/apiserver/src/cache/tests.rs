@@ -1,0 +1,1 @@
+//! The cache against a real store and a model.
