@@ -3,6 +3,10 @@
 //! Built-in kinds come from a generated table, custom kinds from an OpenAPI v3 schema; both compile to the
 //! same [`Schema`], and decoding, pruning, defaulting, patching and applying walk nothing else.
 
+mod builtin;
 mod model;
+mod table;
 
+pub use builtin::{Builtin, builtin};
 pub use model::*;
+pub use table::{KindRow, TableError};

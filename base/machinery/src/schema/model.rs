@@ -10,6 +10,11 @@ pub struct TypeId(pub u32);
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
     pub types: Vec<TypeDef>,
+    /// Compiled from a custom resource's OpenAPI schema: objects are held as they were written (no zero values
+    /// are added or dropped), and a wrong type is left to validation.
+    pub custom: bool,
+    /// `JSONSchemaProps`, which [`Special`] shapes hold.
+    pub props: Option<TypeId>,
 }
 
 impl Schema {
@@ -33,6 +38,16 @@ pub struct TypeDef {
     pub embedded_resource: bool,
     /// Name lookup, sorted by JSON name: (name, index into `fields`). Filled by `TypeDef::index`.
     pub by_name: Vec<(String, u32)>,
+    /// Indices of the fields that upstream writes even when they are absent, with their zero value.
+    /// Filled by `TypeDef::index`.
+    pub always: Vec<u32>,
+    /// Go name, as `PodSpec`, and its Go package, as `v1`; decoding errors say them.
+    pub go: &'static str,
+    pub go_package: &'static str,
+    /// The type has a protobuf form.
+    pub proto: bool,
+    /// What members that no field names hold: `additionalProperties` beside `properties` (custom kinds only).
+    pub rest: Option<Box<Shape>>,
 }
 
 impl TypeDef {
@@ -46,6 +61,14 @@ impl TypeDef {
     pub fn index(&mut self) {
         self.by_name = self.fields.iter().enumerate().map(|(i, f)| (f.name.clone(), i as u32)).collect();
         self.by_name.sort();
+        let always = self.fields.iter().enumerate().filter(|(_, f)| f.always());
+        self.always = always.map(|(i, _)| i as u32).collect();
+    }
+
+    /// The index of the field of that JSON name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        let at = self.by_name.binary_search_by(|(n, _)| n.as_str().cmp(name)).ok()?;
+        Some(self.by_name[at].1 as usize)
     }
 }
 
@@ -71,6 +94,51 @@ pub struct Field {
     pub strategic: Strategic,
     /// Union facts, for validation messages only.
     pub union_discriminator: bool,
+    /// A Go pointer: null or absent differs from the zero value.
+    pub pointer: bool,
+    /// JSON `omitzero`: a zero struct (time) is left out too.
+    pub omit_zero: bool,
+    /// This struct field's value merges as a whole, or (`Some(false)`) member by member although its type is
+    /// atomic (`+structType=` on the field).
+    pub atomic: Option<bool>,
+    /// The list (or each list in the map) is a message of its own, `{items=1}` (`ExtraValue`, `Verbs`).
+    pub wrapped: bool,
+    /// Protobuf numbers of the embedded messages this flattened field lies in, outermost first.
+    pub embed: Vec<u32>,
+    /// Go type where the shape does not tell it (`v1.RestartPolicy`); empty otherwise.
+    pub go: &'static str,
+}
+
+impl Field {
+    /// An optional field with nothing else said about it.
+    pub fn new(name: impl Into<String>, shape: Shape) -> Self {
+        Self {
+            name: name.into(),
+            proto: 0,
+            shape,
+            required: false,
+            omit_empty: true,
+            nullable: false,
+            default: None,
+            enum_values: Vec::new(),
+            strategic: Strategic::default(),
+            union_discriminator: false,
+            pointer: false,
+            omit_zero: false,
+            atomic: None,
+            wrapped: false,
+            embed: Vec::new(),
+            go: "",
+        }
+    }
+
+    /// Whether upstream writes this field even when it is absent or zero.
+    pub fn always(&self) -> bool {
+        if self.pointer || self.omit_zero {
+            return !self.omit_empty && !self.omit_zero;
+        }
+        !self.omit_empty || self.shape.is_go_struct()
+    }
 }
 
 /// `patchStrategy` and `patchMergeKey` of a field.
@@ -112,6 +180,23 @@ pub enum Shape {
     Struct(TypeId),
     List(Box<ListShape>),
     Map(Box<MapShape>),
+}
+
+impl Shape {
+    /// A Go struct, for which `omitempty` means nothing.
+    pub fn is_go_struct(&self) -> bool {
+        matches!(
+            self,
+            Shape::Struct(_)
+                | Shape::Quantity
+                | Shape::Time
+                | Shape::MicroTime
+                | Shape::Duration
+                | Shape::IntOrString
+                | Shape::RawExtension
+                | Shape::Special(_)
+        )
+    }
 }
 
 /// Hand-marshalled unions of `apiextensions.k8s.io`.
