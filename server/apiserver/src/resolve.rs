@@ -1,5 +1,6 @@
 //! Which resource a request means: built-in rows and custom resources behind one type.
 
+use crate::cache::{Cache, GroupResource, ResourceCache, storage_key};
 use crate::kinds::Strategy;
 use crate::resources::{self, Builtin};
 use crate::schemas;
@@ -22,8 +23,9 @@ pub struct Resource {
     pub subresources: Vec<Subresource>,
     /// Group and version of the stored form.
     pub storage: (String, String),
-    /// `<group>/<plural>` in the store, the core group being empty.
-    pub bucket: Arc<str>,
+    /// Where its objects are stored and cached.
+    pub stored: GroupResource,
+    pub cache: Arc<ResourceCache>,
     /// Types of this version. `None` for kinds the schema table does not know.
     pub schema: Option<(Arc<Schema>, TypeId)>,
     pub strategy: Arc<dyn Strategy>,
@@ -63,16 +65,7 @@ impl Resource {
 
     /// `/registry/<group>/<resource>/<namespace>/<name>`.
     pub fn key(&self, namespace: &str, name: &str) -> bytes::Bytes {
-        let mut key = String::with_capacity(self.bucket.len() + namespace.len() + name.len() + 16);
-        key.push_str("/registry/");
-        key.push_str(&self.bucket);
-        key.push('/');
-        if self.namespaced {
-            key.push_str(namespace);
-            key.push('/');
-        }
-        key.push_str(name);
-        key.into()
+        storage_key(&self.stored, if self.namespaced { namespace } else { "" }, name).into()
     }
 
     pub fn shape(&self) -> Option<(&Schema, TypeId)> {
@@ -88,11 +81,6 @@ impl std::fmt::Debug for Resource {
 
 pub fn join(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
-}
-
-/// The place of a group's resource in the store.
-pub fn bucket(group: &str, plural: &str) -> String {
-    if group.is_empty() { plural.to_owned() } else { format!("{group}/{plural}") }
 }
 
 /// All resources served at one moment. Immutable; replaced as a whole when a CRD changes.
@@ -117,11 +105,11 @@ pub struct Version {
 
 impl Index {
     /// The built-in resources; `all_versions` adds alpha and beta ones.
-    pub fn builtin(all_versions: bool) -> Self {
+    pub fn builtin(cache: &Cache, all_versions: bool) -> Self {
         let mut index = Self::default();
         for row in resources::all() {
             if all_versions || row.on_by_default() {
-                index.add(Arc::new(from_row(row)));
+                index.add(Arc::new(from_row(cache, row)));
             }
         }
         index
@@ -189,7 +177,8 @@ fn path_key(group: &str, version: &str, plural: &str) -> String {
     key
 }
 
-fn from_row(row: &Builtin) -> Resource {
+fn from_row(cache: &Cache, row: &Builtin) -> Resource {
+    let stored = GroupResource::new(row.storage.0, row.plural);
     let schema = schemas::builtin(row.group, row.version, row.kind);
     Resource {
         group: row.group.into(),
@@ -214,7 +203,8 @@ fn from_row(row: &Builtin) -> Resource {
             })
             .collect(),
         storage: (row.storage.0.into(), row.storage.1.into()),
-        bucket: bucket(row.storage.0, row.plural).into(),
+        cache: cache.resource(&stored),
+        stored,
         protobuf: schema.is_some(),
         schema,
         strategy: schemas::strategy(row.storage.0, row.storage.1, row.kind),

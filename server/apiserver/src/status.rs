@@ -24,6 +24,8 @@ pub struct Details {
     pub uid: String,
     pub causes: Vec<Cause>,
     pub retry_after_seconds: u32,
+    /// `metadata.continue` of the `Status`: where an expired list may go on.
+    pub continue_token: String,
 }
 
 #[derive(Clone, Debug)]
@@ -279,6 +281,9 @@ impl ApiError {
             }
             if d.retry_after_seconds > 0 {
                 details.insert("retryAfterSeconds".into(), d.retry_after_seconds.into());
+            }
+            if !d.continue_token.is_empty() {
+                status["metadata"]["continue"] = d.continue_token.as_str().into();
             }
             status["details"] = Value::Object(details);
         }

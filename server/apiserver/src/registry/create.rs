@@ -116,7 +116,7 @@ impl ApiServer {
             })?;
         allocation.keep();
         meta::set_revision(&mut object, revision);
-        Ok(Stored { json: crate::storage::with_revision(&value, revision), value: object })
+        Ok(Stored { json: crate::storage::with_revision(&value, revision)?, value: object })
     }
 }
 

@@ -108,17 +108,12 @@ impl ApiServer {
 
     /// Encodes without `resourceVersion`, as the store holds it.
     pub(crate) fn encode(&self, object: &Value) -> Result<Bytes, ApiError> {
-        if object["metadata"]["resourceVersion"].is_null() {
-            return serde_json::to_vec(object).map(Bytes::from).map_err(ApiError::internal);
-        }
-        let mut bare = object.clone();
-        meta::set(&mut bare, "resourceVersion", Value::Null);
-        serde_json::to_vec(&bare).map(Bytes::from).map_err(ApiError::internal)
+        Ok(crate::cache::encode_for_store(object)?)
     }
 
     /// How long objects of this resource live; upstream's `--event-ttl`.
     pub(crate) fn ttl(&self, resource: &Resource) -> Option<Duration> {
-        (&*resource.bucket == "events").then_some(Duration::from_secs(3600))
+        (&*resource.stored.resource == "events").then_some(Duration::from_secs(3600))
     }
 }
 

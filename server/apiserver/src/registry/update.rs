@@ -21,11 +21,14 @@ pub struct Wanted {
     pub object: Value,
     /// `managedFields` are final (an apply computed them).
     pub managed: bool,
+    /// The client named the version this replaces, so a conflict is the answer and not a reason to try again.
+    pub pinned: bool,
 }
 
 impl Wanted {
+    /// Computed from the current object; may be computed again.
     pub fn plain(object: Value) -> Self {
-        Self { object, managed: false }
+        Self { object, managed: false, pinned: false }
     }
 }
 
@@ -52,29 +55,14 @@ impl ApiServer {
         for _ in 0..ATTEMPTS {
             let Some((old, revision)) = current else { return Err(target.not_found()) };
             let wanted = change(&old)?;
-            let asked = meta::text(&wanted.object, "resourceVersion").to_owned();
-            let outcome = self.try_update(target, &old, revision, wanted, mode, warnings).await?;
-            match outcome {
+            let pinned = wanted.pinned;
+            match self.try_update(target, &old, revision, wanted, mode, warnings).await? {
                 Outcome::Done(stored) => return Ok(stored),
-                Outcome::Conflict(now) => {
-                    let ours = asked == revision.to_string();
-                    // The change was computed from the version we read, so it can be computed again, unless the
-                    // client itself named that version.
-                    if ours && !self.recomputed(&mut change, &old, &asked) {
-                        return Err(ApiError::modified(&resource.group, &resource.plural, target.name));
-                    }
-                    current = now;
-                }
+                Outcome::Conflict(_) if pinned => break,
+                Outcome::Conflict(now) => current = now,
             }
         }
         Err(ApiError::modified(&resource.group, &resource.plural, target.name))
-    }
-
-    /// Whether the change takes its version from the object it is given rather than from the client.
-    fn recomputed(&self, change: &mut Change<'_>, old: &Value, asked: &str) -> bool {
-        let mut probe = old.clone();
-        meta::set(&mut probe, "resourceVersion", format!("{asked}0"));
-        change(&probe).is_ok_and(|w| meta::text(&w.object, "resourceVersion") != asked)
     }
 
     async fn try_update(
@@ -88,7 +76,7 @@ impl ApiServer {
     ) -> Result<Outcome, ApiError> {
         let resource = target.resource;
         let strategy = &resource.strategy;
-        let Wanted { object: mut new, managed } = wanted;
+        let Wanted { object: mut new, managed, .. } = wanted;
         self.check_identity(target, old, revision, &mut new)?;
         schemas::default(resource, &mut new);
         strategy.default(&mut new);
@@ -134,7 +122,7 @@ impl ApiServer {
             Ok(written) => {
                 allocation.keep();
                 meta::set_revision(&mut new, written);
-                let json = crate::storage::with_revision(&value, written);
+                let json = crate::storage::with_revision(&value, written)?;
                 Ok(Outcome::Done(Stored { value: new, json }))
             }
             Err(StoreError::Conflict { current }) => Ok(Outcome::Conflict(crate::storage::parse(current)?)),
@@ -241,7 +229,7 @@ pub(super) fn finished(resource: &Resource, new: &Value, old: &Value) -> bool {
 
 /// Finalizers a kind keeps elsewhere: `spec.finalizers` of namespaces.
 pub(super) fn kind_finalizers(resource: &Resource, object: &Value) -> usize {
-    if resource.bucket.as_ref() == "namespaces" {
+    if resource.plural == "namespaces" && resource.group.is_empty() {
         object["spec"]["finalizers"].as_array().map_or(0, Vec::len)
     } else {
         0
