@@ -8,5 +8,12 @@
 //!
 //! An object is a [`serde_json::Value`]; a schema says what it may hold.
 
+pub mod apply;
 pub mod field;
+pub mod fields;
+pub mod labels;
+pub mod meta;
+pub mod names;
+pub mod patch;
+pub mod quantity;
 pub mod schema;
