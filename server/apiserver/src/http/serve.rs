@@ -1,0 +1,114 @@
+//! The secure port: TLS, HTTP/1.1 and HTTP/2, drained on shutdown.
+
+use super::body::request_body;
+use crate::ApiServer;
+use crate::authentication::PeerCertificates;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use kit::Shutdown;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+/// The peer's address, in the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub SocketAddr);
+
+/// Where the listener gets its TLS configuration: asked once per connection, so certificates rotate live.
+/// ALPN must offer `h2` and `http/1.1`; client certificates are asked for, not required.
+pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+
+/// How long open requests may take to finish once shutdown was asked for.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves until `shutdown`, then stops accepting, ends watches and waits for requests in flight.
+///
+/// Errors of one connection end that connection only.
+pub async fn serve(server: ApiServer, listener: TcpListener, tls: TlsSource, shutdown: Shutdown) {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(32));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(250)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(15))
+        .initial_stream_window_size(256 * 1024)
+        .initial_connection_window_size(1024 * 1024);
+    let builder = Arc::new(builder);
+    let tracker = tokio_util::task::TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.wait() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let _ = stream.set_nodelay(true);
+                let task = connection(server.clone(), builder.clone(), tls(), stream, peer, shutdown.clone());
+                tracker.spawn(task);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    drop(listener);
+    tracker.close();
+    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
+        tracing::info!(open = tracker.len(), "closing connections that did not drain");
+    }
+}
+
+async fn connection(
+    server: ApiServer,
+    builder: Arc<Builder<TokioExecutor>>,
+    tls: Arc<rustls::ServerConfig>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    shutdown: Shutdown,
+) {
+    let handshake = tokio::time::timeout(Duration::from_secs(10), TlsAcceptor::from(tls).accept(stream)).await;
+    let stream = match handshake {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "TLS handshake timed out");
+            return;
+        }
+    };
+    let certificates = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .map(|chain| PeerCertificates(Arc::new(chain.iter().map(|c| c.as_ref().to_vec()).collect())));
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let mut request = request.map(request_body);
+        request.extensions_mut().insert(PeerAddress(peer));
+        if let Some(chain) = &certificates {
+            request.extensions_mut().insert(chain.clone());
+        }
+        let answer = crate::chain::handle(server.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.wait() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}

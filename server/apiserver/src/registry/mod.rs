@@ -1,0 +1,126 @@
+//! The generic registry: what every verb does to every kind.
+//!
+//! A write runs decode, defaults, mutate, prepare, fields, validate, store in this order, in [`create`] and
+//! [`update`]; a kind takes part only through its `Strategy`. Objects are values of the storage version here;
+//! the border to other versions is `schemas::convert`.
+
+pub mod create;
+pub mod delete;
+pub mod list;
+pub mod meta;
+pub mod patch;
+pub mod selectors;
+pub mod update;
+pub mod watch;
+
+use crate::ApiServer;
+use crate::admission::{Denied, Operation, Request};
+use crate::authentication::UserInfo;
+use crate::http::options::WriteOptions;
+use crate::resolve::Resource;
+use crate::status::ApiError;
+use bytes::Bytes;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a write is aimed at and on whose behalf.
+pub struct Target<'a> {
+    pub resource: &'a Arc<Resource>,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    pub name: &'a str,
+    pub user: &'a UserInfo,
+    pub options: &'a WriteOptions,
+    /// Field manager: the `fieldManager` option, or the user agent's first word.
+    pub manager: String,
+}
+
+/// An object as it was stored.
+pub struct Stored {
+    /// In the storage version, `resourceVersion` included.
+    pub value: Value,
+    /// Its final JSON.
+    pub json: Bytes,
+}
+
+impl Target<'_> {
+    pub fn not_found(&self) -> ApiError {
+        ApiError::not_found(&self.resource.group, &self.resource.plural, self.name)
+    }
+
+    fn admission<'a>(
+        &'a self,
+        operation: Operation,
+        name: &'a str,
+        old: Option<&'a Value>,
+        options: &'a Value,
+        dry_run: bool,
+    ) -> Request<'a> {
+        Request {
+            operation,
+            group: &self.resource.group,
+            version: &self.resource.version,
+            kind: &self.resource.kind,
+            resource: &self.resource.plural,
+            subresource: self.subresource,
+            namespace: self.namespace,
+            name,
+            old,
+            options,
+            user: self.user,
+            dry_run,
+        }
+    }
+}
+
+/// The manager's name when none was given: upstream's `prefixFromUserAgent`.
+pub fn manager(option: &str, user_agent: &str) -> String {
+    if !option.is_empty() {
+        return option.to_owned();
+    }
+    let prefix = user_agent.split('/').next().unwrap_or_default();
+    prefix.chars().filter(|c| !c.is_control()).take(128).collect()
+}
+
+impl ApiServer {
+    pub(crate) async fn admit(&self, request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> {
+        for plugin in &self.config.admission {
+            if plugin.handles(request) {
+                plugin.mutate(request, object).await.map_err(|d| denied(d, request))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn admit_validating(
+        &self,
+        request: &Request<'_>,
+        object: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        for plugin in &self.config.admission {
+            if plugin.handles(request) {
+                plugin.validate(request, object).await.map_err(|d| denied(d, request))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes without `resourceVersion`, as the store holds it.
+    pub(crate) fn encode(&self, object: &Value) -> Result<Bytes, ApiError> {
+        Ok(crate::cache::encode_for_store(object)?)
+    }
+
+    /// How long objects of this resource live; upstream's `--event-ttl`.
+    pub(crate) fn ttl(&self, resource: &Resource) -> Option<Duration> {
+        (&*resource.stored.resource == "events").then_some(Duration::from_secs(3600))
+    }
+}
+
+fn denied(d: Denied, request: &Request<'_>) -> ApiError {
+    let name = request.name;
+    match (d.code, d.reason) {
+        (403, _) | (0, _) => ApiError::forbidden(request.group, request.resource, name, &d.message),
+        (code, reason) => ApiError::bad_request(d.message).with_code(code, reason),
+    }
+}

@@ -1,0 +1,284 @@
+//! Update: one loop of read, change, check, compare-and-put, shared by PUT, every patch and every subresource
+//! that changes its parent.
+
+use super::{Stored, Target, meta};
+use crate::ApiServer;
+use crate::admission::Operation;
+use crate::resolve::Resource;
+use crate::schemas;
+use crate::status::ApiError;
+use machinery::field::{FieldError, FieldErrors, Path};
+use serde_json::Value;
+use store::{Expect, StoreError};
+
+/// How often a write without a precondition is tried against other writers.
+const ATTEMPTS: usize = 25;
+
+/// Computes the wanted object from the current one (storage version, `resourceVersion` included).
+pub type Change<'a> = Box<dyn FnMut(&Value) -> Result<Wanted, ApiError> + Send + 'a>;
+
+pub struct Wanted {
+    pub object: Value,
+    /// `managedFields` are final (an apply computed them).
+    pub managed: bool,
+    /// The client named the version this replaces, so a conflict is the answer and not a reason to try again.
+    pub pinned: bool,
+}
+
+impl Wanted {
+    /// Computed from the current object; may be computed again.
+    pub fn plain(object: Value) -> Self {
+        Self { object, managed: false, pinned: false }
+    }
+}
+
+/// How an update differs between its callers.
+#[derive(Clone, Copy, Default)]
+pub struct Mode {
+    /// The operation admission is told of, `Update` unless set.
+    pub connect_as_create: bool,
+    /// Skip kind validation: the change is the server's own.
+    pub trusted: bool,
+}
+
+impl ApiServer {
+    /// Changes an existing object. With a `resourceVersion` in the wanted object the first conflict is final.
+    pub(crate) async fn update(
+        &self,
+        target: &Target<'_>,
+        mut change: Change<'_>,
+        mode: Mode,
+        warnings: &mut Vec<String>,
+    ) -> Result<Stored, ApiError> {
+        let resource = target.resource;
+        let mut current = self.storage.current(resource, target.namespace, target.name).await?;
+        for _ in 0..ATTEMPTS {
+            let Some((old, revision)) = current else { return Err(target.not_found()) };
+            let wanted = change(&old)?;
+            let pinned = wanted.pinned;
+            match self.try_update(target, &old, revision, wanted, mode, warnings).await? {
+                Outcome::Done(stored) => return Ok(stored),
+                Outcome::Conflict(_) if pinned => break,
+                Outcome::Conflict(now) => current = now,
+            }
+        }
+        Err(ApiError::modified(&resource.group, &resource.plural, target.name))
+    }
+
+    async fn try_update(
+        &self,
+        target: &Target<'_>,
+        old: &Value,
+        revision: u64,
+        wanted: Wanted,
+        mode: Mode,
+        warnings: &mut Vec<String>,
+    ) -> Result<Outcome, ApiError> {
+        let resource = target.resource;
+        let strategy = &resource.strategy;
+        let Wanted { object: mut new, managed, .. } = wanted;
+        self.check_identity(target, old, revision, &mut new)?;
+        schemas::default(resource, &mut new);
+        strategy.default(&mut new);
+        let options = target.options.to_value("UpdateOptions");
+        let operation = if mode.connect_as_create { Operation::Create } else { Operation::Update };
+        let request = target.admission(operation, target.name, Some(old), &options, target.options.dry_run);
+        let dry_run = target.options.dry_run;
+        self.admit(&request, &mut new).await?;
+        carry_identity(&mut new, old);
+        strategy.prepare_for_update(&mut new, old, target.subresource);
+        schemas::prepare_status(resource, &mut new, old, target.subresource);
+        schemas::default(resource, &mut new);
+        let mut allocation = self.services.allocate(resource, &mut new, Some(old))?;
+        if !managed {
+            schemas::manage_update(resource, Some(old), &mut new, &target.manager, target.subresource);
+        }
+        if !mode.trusted {
+            let mut errors = schemas::validate_metadata_update(resource, &new, old);
+            errors.0.extend(schemas::validate(resource, &new, Some(old)).0);
+            errors.0.extend(strategy.validate_update(&new, old, target.subresource).0);
+            if !errors.0.is_empty() {
+                return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
+            }
+        }
+        warnings.extend(strategy.warnings(&new, Some(old)));
+        self.admit_validating(&request, Some(&new)).await?;
+        meta::set_revision(&mut new, revision);
+        if dry_run {
+            let json = serde_json::to_vec(&new).map_err(ApiError::internal)?.into();
+            return Ok(Outcome::Done(Stored { value: new, json }));
+        }
+        if finished(resource, &new, old) {
+            return self.remove(target, new, revision).await;
+        }
+        if same(&mut new, old) {
+            allocation.keep();
+            let json = serde_json::to_vec(&new).map_err(ApiError::internal)?.into();
+            return Ok(Outcome::Done(Stored { value: new, json }));
+        }
+        let key = resource.key(target.namespace, target.name);
+        let value = self.encode(&new)?;
+        match self.storage.put(key, value.clone(), Expect::Revision(revision), self.ttl(resource)).await {
+            Ok(written) => {
+                allocation.keep();
+                meta::set_revision(&mut new, written);
+                let json = crate::storage::with_revision(&value, written)?;
+                Ok(Outcome::Done(Stored { value: new, json }))
+            }
+            Err(StoreError::Conflict { current }) => Ok(Outcome::Conflict(crate::storage::parse(current)?)),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// The update took the last finalizer of a deleted object away.
+    async fn remove(&self, target: &Target<'_>, last: Value, revision: u64) -> Result<Outcome, ApiError> {
+        let key = target.resource.key(target.namespace, target.name);
+        match self.storage.delete(key, Expect::Revision(revision)).await {
+            Ok(written) => {
+                self.services.release(target.resource, &last);
+                let mut last = last;
+                meta::set_revision(&mut last, written);
+                let json = serde_json::to_vec(&last).map_err(ApiError::internal)?.into();
+                Ok(Outcome::Done(Stored { value: last, json }))
+            }
+            Err(StoreError::Conflict { current }) => Ok(Outcome::Conflict(crate::storage::parse(current)?)),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Name, namespace, uid and version preconditions.
+    fn check_identity(
+        &self,
+        target: &Target<'_>,
+        old: &Value,
+        revision: u64,
+        new: &mut Value,
+    ) -> Result<(), ApiError> {
+        let resource = target.resource;
+        super::create::place(resource.namespaced, target.namespace, new)?;
+        let name = meta::name(new);
+        if name.is_empty() {
+            meta::set(new, "name", target.name);
+        } else if name != target.name {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                target.name
+            )));
+        }
+        let uid = meta::uid(new);
+        if !uid.is_empty() && uid != meta::uid(old) {
+            return Err(ApiError::conflict(
+                &resource.group,
+                &resource.plural,
+                target.name,
+                &format!(
+                    "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                    meta::uid(old)
+                ),
+            ));
+        }
+        let asked = meta::text(new, "resourceVersion");
+        if asked.is_empty() || asked == "0" {
+            if !unconditional(resource) {
+                let errors = FieldErrors(vec![FieldError::invalid(
+                    &Path::new("metadata.resourceVersion"),
+                    serde_json::json!(0),
+                    "must be specified for an update",
+                )]);
+                return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
+            }
+        } else {
+            let version = crate::http::options::resource_version(asked)?;
+            if version != revision {
+                return Err(ApiError::modified(&resource.group, &resource.plural, target.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Outcome {
+    Done(Stored),
+    /// What is there instead.
+    Conflict(Option<(Value, u64)>),
+}
+
+/// What no update may change.
+fn carry_identity(new: &mut Value, old: &Value) {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "selfLink",
+        "name",
+        "namespace",
+    ] {
+        meta::carry(new, old, field);
+    }
+}
+
+/// A deleted object with nothing left to wait for.
+pub(super) fn finished(resource: &Resource, new: &Value, old: &Value) -> bool {
+    meta::deleting(old)
+        && meta::finalizers(new).is_empty()
+        && kind_finalizers(resource, new) == 0
+        && old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+}
+
+/// Finalizers a kind keeps elsewhere: `spec.finalizers` of namespaces.
+pub(super) fn kind_finalizers(resource: &Resource, object: &Value) -> usize {
+    if resource.plural == "namespaces" && resource.group.is_empty() {
+        object["spec"]["finalizers"].as_array().map_or(0, Vec::len)
+    } else {
+        0
+    }
+}
+
+/// Nothing changed, apart from the times in `managedFields`: then nothing is written.
+fn same(new: &mut Value, old: &Value) -> bool {
+    if *new == *old {
+        return true;
+    }
+    if !schemas::managed_fields_equal_but_time(&new["metadata"]["managedFields"], &old["metadata"]["managedFields"]) {
+        return false;
+    }
+    let fresh = new["metadata"]["managedFields"].clone();
+    meta::carry(new, old, "managedFields");
+    if *new == *old {
+        return true;
+    }
+    meta::set(new, "managedFields", fresh);
+    false
+}
+
+/// Kinds whose PUT must name the version it replaces.
+fn unconditional(resource: &Resource) -> bool {
+    if resource.custom.is_some() {
+        return false;
+    }
+    !matches!(
+        (resource.group.as_str(), resource.plural.as_str()),
+        ("coordination.k8s.io", _)
+            | ("apiextensions.k8s.io", _)
+            | ("apiregistration.k8s.io", _)
+            | ("policy", "poddisruptionbudgets")
+            | ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments" | "csistoragecapacities")
+            | ("node.k8s.io", _)
+            | ("admissionregistration.k8s.io", _)
+            | ("internal.apiserver.k8s.io", _)
+            | ("storagemigration.k8s.io", _)
+    )
+}
+
+/// Kinds a PUT may create.
+pub(crate) fn create_on_update(resource: &Resource) -> bool {
+    matches!(
+        (resource.group.as_str(), resource.plural.as_str()),
+        ("", "endpoints" | "events" | "limitranges" | "podtemplates" | "services")
+            | ("events.k8s.io", "events")
+            | ("coordination.k8s.io", "leases" | "leasecandidates")
+            | ("rbac.authorization.k8s.io", _)
+    )
+}

@@ -1,0 +1,104 @@
+//! The registry's hands on the store: fresh reads from the cache, compare-and-put writes.
+
+use crate::cache::{self, Cache, CacheError, CodecError, Entry};
+use crate::resolve::Resource;
+use crate::status::ApiError;
+use bytes::Bytes;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Expect, KeyValue, Op, Store, StoreError, Write};
+
+/// How long a read waits for the cache to reach a version (upstream's three seconds).
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+pub struct Storage {
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+}
+
+impl Storage {
+    pub fn new(cache: Arc<Cache>) -> Self {
+        Self { store: cache.store().clone(), cache }
+    }
+
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// One object, every write acknowledged before this call included.
+    pub async fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Entry>>, ApiError> {
+        self.cache.fresh(PATIENCE).await?;
+        Ok(resource.cache.get(namespace, name))
+    }
+
+    /// One object as a writer needs it: parsed, with the revision to expect.
+    pub async fn current(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<(Value, u64)>, ApiError> {
+        match self.get(resource, namespace, name).await? {
+            None => Ok(None),
+            Some(entry) => Ok(Some((entry.object().map_err(ApiError::internal)?, entry.revision))),
+        }
+    }
+
+    /// Durable when it returns; the revision written.
+    pub async fn put(
+        &self,
+        key: Bytes,
+        value: Bytes,
+        expect: Expect,
+        ttl: Option<Duration>,
+    ) -> Result<u64, StoreError> {
+        let written = self.store.write(Write { key, expect, op: Op::Put { value, ttl } }).await?;
+        Ok(written.revision)
+    }
+
+    pub async fn delete(&self, key: Bytes, expect: Expect) -> Result<u64, StoreError> {
+        let written = self.store.write(Write { key, expect, op: Op::Delete }).await?;
+        Ok(written.revision)
+    }
+}
+
+/// Final bytes of a stored value.
+pub fn with_revision(stored: &Bytes, revision: u64) -> Result<Bytes, ApiError> {
+    Ok(cache::splice_revision(stored, revision)?)
+}
+
+/// A value a conflicting writer left behind.
+pub fn parse(current: Option<KeyValue>) -> Result<Option<(Value, u64)>, ApiError> {
+    let Some(kv) = current else { return Ok(None) };
+    let mut value: Value = serde_json::from_slice(&kv.value).map_err(ApiError::internal)?;
+    crate::registry::meta::set_revision(&mut value, kv.mod_revision);
+    Ok(Some((value, kv.mod_revision)))
+}
+
+impl From<CacheError> for ApiError {
+    fn from(error: CacheError) -> Self {
+        match error {
+            CacheError::Expired { .. } => ApiError::expired(error.to_string()),
+            CacheError::TooLarge { requested, current } => {
+                ApiError::too_large_resource_version(requested, current)
+            }
+            CacheError::Unavailable(why) => ApiError::unavailable(why),
+        }
+    }
+}
+
+impl From<CodecError> for ApiError {
+    fn from(error: CodecError) -> Self {
+        ApiError::internal(error)
+    }
+}
