@@ -6,9 +6,7 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
-pub mod bootstrap;
 pub mod cache;
 pub mod kinds;
 pub mod reader;
-pub mod security;
 pub mod tokens;

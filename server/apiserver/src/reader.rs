@@ -1,9 +1,9 @@
 //! What security needs from the rest of the server: reading cluster objects, following their changes, and (for
 //! bootstrap only) writing them. The watch cache implements [`Reader`], the registry [`Writer`].
 
-use crate::cache::Entry;
+use crate::cache::{Cache, Entry, Filter, GroupResource, Kind};
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -13,7 +13,10 @@ pub enum Change {
     /// Everything there is; replaces whatever was known. Always the first item of a subscription.
     Snapshot(Vec<Arc<Entry>>),
     Put(Arc<Entry>),
-    Delete { namespace: Arc<str>, name: Arc<str> },
+    Delete {
+        namespace: Arc<str>,
+        name: Arc<str>,
+    },
 }
 
 /// Cluster objects from memory. `namespace` is empty for cluster-scoped resources; `resource` is the plural.
@@ -24,6 +27,36 @@ pub trait Reader: Send + Sync + 'static {
     /// A snapshot, then every change after it. A stream that ends (the subscriber was too slow, say) is simply
     /// subscribed again.
     fn subscribe(&self, group: &str, resource: &str) -> BoxStream<'static, Change>;
+}
+
+impl Reader for Cache {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Entry>> {
+        self.resource(&GroupResource::new(group, resource)).get(namespace, name)
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Entry>> {
+        let snapshot = self.resource(&GroupResource::new(group, resource)).snapshot();
+        snapshot.page(namespace, None).cloned().collect()
+    }
+
+    fn subscribe(&self, group: &str, resource: &str) -> BoxStream<'static, Change> {
+        let resource = self.resource(&GroupResource::new(group, resource));
+        let (snapshot, watcher) = resource.snapshot_and_watch(Filter::default());
+        let first = Change::Snapshot(snapshot.iter().cloned().collect());
+        let changes = stream::unfold(watcher, |mut watcher| async move {
+            // An error is the watcher's end: the subscriber was too slow, or the cache reloaded.
+            let event = watcher.next().await.ok()?;
+            let change = match event.kind {
+                Kind::Added | Kind::Modified => Change::Put(event.entry.clone()),
+                Kind::Deleted => Change::Delete {
+                    namespace: event.entry.namespace.clone(),
+                    name: event.entry.name.clone(),
+                },
+            };
+            Some((change, watcher))
+        });
+        Box::pin(stream::once(async move { first }).chain(changes))
+    }
 }
 
 /// Why a bootstrap write did not happen.
@@ -41,9 +74,21 @@ pub enum WriteError {
 /// and validation. `object` has apiVersion, kind and metadata.
 #[async_trait]
 pub trait Writer: Send + Sync + 'static {
-    async fn create(&self, group: &str, version: &str, resource: &str, object: Value) -> Result<(), WriteError>;
+    async fn create(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+        object: Value,
+    ) -> Result<(), WriteError>;
     /// `object.metadata.resourceVersion` guards against lost updates.
-    async fn update(&self, group: &str, version: &str, resource: &str, object: Value) -> Result<(), WriteError>;
+    async fn update(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+        object: Value,
+    ) -> Result<(), WriteError>;
 }
 
 /// The object of an entry. The cache holds what the registry encoded, so this does not fail in practice; damage
@@ -78,7 +123,6 @@ pub mod fake {
     use parking_lot::Mutex;
     use std::collections::BTreeMap;
     use tokio::sync::mpsc;
-    use tokio_stream::StreamExt as _;
     use tokio_stream::wrappers::UnboundedReceiverStream;
 
     type Key = (String, String, String, String);
@@ -99,21 +143,18 @@ pub mod fake {
             let mut inner = self.inner.lock();
             inner.2 += 1;
             let revision = inner.2;
-            object["metadata"]["resourceVersion"] = Value::String(revision.to_string());
-            let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
-            let labels = labels.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
-            let entry = Arc::new(Entry {
-                json: serde_json::to_vec(&object).unwrap().into(),
-                revision,
-                namespace: text(&object, "/metadata/namespace").into(),
-                name: text(&object, "/metadata/name").into(),
-                uid: text(&object, "/metadata/uid").into(),
-                labels,
-                fields: Vec::new(),
-            });
+            if let Some(metadata) = object["metadata"].as_object_mut() {
+                metadata.remove("resourceVersion");
+            }
+            let (namespace, name) = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
+            let stored = serde_json::to_vec(&object).unwrap();
+            let resource_name = GroupResource::new(group, resource);
+            let entry = Arc::new(Entry::standalone(resource_name, namespace, name, &stored, revision));
             let key = (group.into(), resource.into(), entry.namespace.to_string(), entry.name.to_string());
             inner.0.insert(key, entry.clone());
-            inner.1.retain(|(g, r, to)| !(g == group && r == resource) || to.send(Change::Put(entry.clone())).is_ok());
+            inner.1.retain(|(g, r, to)| {
+                !(g == group && r == resource) || to.send(Change::Put(entry.clone())).is_ok()
+            });
         }
 
         pub fn remove(&self, group: &str, resource: &str, namespace: &str, name: &str) {
@@ -139,13 +180,20 @@ pub mod fake {
             let all = self.list(group, resource, None);
             let (to, from) = mpsc::unbounded_channel();
             self.inner.lock().1.push((group.into(), resource.into(), to));
-            Box::pin(tokio_stream::once(Change::Snapshot(all)).chain(UnboundedReceiverStream::new(from)))
+            let first = stream::once(async move { Change::Snapshot(all) });
+            Box::pin(first.chain(UnboundedReceiverStream::new(from)))
         }
     }
 
     #[async_trait]
     impl Writer for FakeCluster {
-        async fn create(&self, group: &str, _version: &str, resource: &str, object: Value) -> Result<(), WriteError> {
+        async fn create(
+            &self,
+            group: &str,
+            _version: &str,
+            resource: &str,
+            object: Value,
+        ) -> Result<(), WriteError> {
             let (namespace, name) = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
             if self.get(group, resource, namespace, name).is_some() {
                 return Err(WriteError::AlreadyExists);
@@ -154,7 +202,13 @@ pub mod fake {
             Ok(())
         }
 
-        async fn update(&self, group: &str, _version: &str, resource: &str, object: Value) -> Result<(), WriteError> {
+        async fn update(
+            &self,
+            group: &str,
+            _version: &str,
+            resource: &str,
+            object: Value,
+        ) -> Result<(), WriteError> {
             let (namespace, name) = (text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
             let now = self.get(group, resource, namespace, name).ok_or(WriteError::Conflict)?;
             if text(&object, "/metadata/resourceVersion") != now.revision.to_string() {

@@ -20,8 +20,11 @@ pub struct TokenAnswer {
 
 pub trait TokenAuthenticator: Send + Sync + 'static {
     /// `Ok(None)`: not a token of this kind. `audiences` empty: any will do.
-    fn authenticate_token(&self, token: &str, audiences: &[String])
-    -> Result<Option<TokenAnswer>, AuthenticationError>;
+    fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenAnswer>, AuthenticationError>;
 }
 
 /// Prefix of the WebSocket sub-protocol in which browsers carry a token.
@@ -67,7 +70,11 @@ impl BearerTokens {
     }
 
     /// `Ok(None)` when no kind knows the token.
-    pub fn check(&self, token: &str, audiences: &[String]) -> Result<Option<TokenAnswer>, AuthenticationError> {
+    pub fn check(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenAnswer>, AuthenticationError> {
         let mut errors: Vec<String> = Vec::new();
         for kind in &self.kinds {
             match kind.authenticate_token(token, audiences) {
@@ -85,7 +92,10 @@ impl BearerTokens {
 
 #[async_trait]
 impl Authenticator for BearerTokens {
-    async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, AuthenticationError> {
+    async fn authenticate(
+        &self,
+        request: &http::request::Parts,
+    ) -> Result<Option<UserInfo>, AuthenticationError> {
         let Some(token) = bearer_token(&request.headers)? else { return Ok(None) };
         match self.check(&token, &self.audiences)? {
             Some(answer) => Ok(Some(answer.user)),
@@ -113,7 +123,11 @@ impl StaticTokens {
 }
 
 impl TokenAuthenticator for StaticTokens {
-    fn authenticate_token(&self, token: &str, _: &[String]) -> Result<Option<TokenAnswer>, AuthenticationError> {
+    fn authenticate_token(
+        &self,
+        token: &str,
+        _: &[String],
+    ) -> Result<Option<TokenAnswer>, AuthenticationError> {
         let user = self.0.get(&fingerprint(token.as_bytes()));
         Ok(user.map(|user| TokenAnswer { user: user.clone(), audiences: Vec::new() }))
     }

@@ -29,7 +29,11 @@ fn split(token: &str) -> Option<(&str, &str)> {
 }
 
 impl TokenAuthenticator for BootstrapTokens {
-    fn authenticate_token(&self, token: &str, _: &[String]) -> Result<Option<TokenAnswer>, AuthenticationError> {
+    fn authenticate_token(
+        &self,
+        token: &str,
+        _: &[String],
+    ) -> Result<Option<TokenAnswer>, AuthenticationError> {
         let Some((id, secret)) = split(token) else { return Ok(None) };
         let Some(entry) = self.reader.get("", "secrets", NAMESPACE, &format!("bootstrap-token-{id}")) else {
             return Ok(None);
@@ -40,7 +44,8 @@ impl TokenAuthenticator for BootstrapTokens {
             STANDARD.decode(encoded).ok().and_then(|v| String::from_utf8(v).ok()).unwrap_or_default()
         };
         // Digests, so that comparing takes the same time whatever matches.
-        let same = digest(&SHA256, data("token-secret").as_bytes()).as_ref() == digest(&SHA256, secret.as_bytes()).as_ref();
+        let same = digest(&SHA256, data("token-secret").as_bytes()).as_ref()
+            == digest(&SHA256, secret.as_bytes()).as_ref();
         let usable = object["type"] == "bootstrap.kubernetes.io/token"
             && object["metadata"]["deletionTimestamp"].is_null()
             && data("token-id") == id
@@ -88,7 +93,11 @@ mod tests {
         }
         let cluster = FakeCluster::new();
         let metadata = json!({"namespace": "kube-system", "name": "bootstrap-token-abcdef"});
-        cluster.put("", "secrets", json!({"metadata": metadata, "type": "bootstrap.kubernetes.io/token", "data": data}));
+        cluster.put(
+            "",
+            "secrets",
+            json!({"metadata": metadata, "type": "bootstrap.kubernetes.io/token", "data": data}),
+        );
         let tokens = BootstrapTokens::new(cluster);
         assert_eq!(tokens.authenticate_token("abcdef.0123456789abcdeX", &[]), Ok(None));
         assert_eq!(tokens.authenticate_token("abcdee.0123456789abcdef", &[]), Ok(None));

@@ -43,7 +43,9 @@ impl Verifier {
 
     /// Whom the chain speaks for. Errors are worded like Go's `crypto/x509`.
     pub fn verify(&self, chain: &[Vec<u8>]) -> Result<Arc<Verified>, AuthenticationError> {
-        let Some(leaf) = chain.first() else { return Err(AuthenticationError("x509: no certificate".into())) };
+        let Some(leaf) = chain.first() else {
+            return Err(AuthenticationError("x509: no certificate".into()));
+        };
         let now = UnixTime::now();
         let key = fingerprint(leaf);
         let known = self.seen.lock().get(&key).filter(|v| v.not_after > now.as_secs() as i64).cloned();
@@ -51,11 +53,15 @@ impl Verifier {
             return Ok(known);
         }
         let der = CertificateDer::from(leaf.as_slice());
-        let rest: Vec<CertificateDer<'_>> = chain[1..].iter().map(|c| CertificateDer::from(c.as_slice())).collect();
+        let rest: Vec<CertificateDer<'_>> =
+            chain[1..].iter().map(|c| CertificateDer::from(c.as_slice())).collect();
         self.verifier.verify_client_cert(&der, &rest, now).map_err(|e| refusal(leaf, &e))?;
-        let (_, parsed) =
-            X509Certificate::from_der(leaf).map_err(|_| AuthenticationError("x509: malformed certificate".into()))?;
-        let verified = Arc::new(Verified { user: user(&parsed, leaf), not_after: parsed.validity().not_after.timestamp() });
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|_| AuthenticationError("x509: malformed certificate".into()))?;
+        let verified = Arc::new(Verified {
+            user: user(&parsed, leaf),
+            not_after: parsed.validity().not_after.timestamp(),
+        });
         let mut seen = self.seen.lock();
         if seen.len() >= REMEMBERED {
             seen.clear();
@@ -99,7 +105,8 @@ fn refusal(der: &[u8], error: &rustls::Error) -> AuthenticationError {
         }
         other => format!("x509: {other}"),
     };
-    let serial = X509Certificate::from_der(der).map(|(_, c)| c.tbs_certificate.serial.to_string()).unwrap_or_default();
+    let serial =
+        X509Certificate::from_der(der).map(|(_, c)| c.tbs_certificate.serial.to_string()).unwrap_or_default();
     AuthenticationError(format!("verifying certificate SN={serial} failed: {reason}"))
 }
 
@@ -115,7 +122,10 @@ impl ClientCertificates {
 
 #[async_trait]
 impl Authenticator for ClientCertificates {
-    async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, AuthenticationError> {
+    async fn authenticate(
+        &self,
+        request: &http::request::Parts,
+    ) -> Result<Option<UserInfo>, AuthenticationError> {
         let Some(PeerCertificates(chain)) = request.extensions.get() else { return Ok(None) };
         if chain.is_empty() {
             return Ok(None);
@@ -132,7 +142,10 @@ mod tests {
     use kit::pki::{Authority, LeafSpec, Sans};
     use std::time::Duration;
 
-    async fn ask(authority: &Authority, chain: Vec<Vec<u8>>) -> Result<Option<UserInfo>, AuthenticationError> {
+    async fn ask(
+        authority: &Authority,
+        chain: Vec<Vec<u8>>,
+    ) -> Result<Option<UserInfo>, AuthenticationError> {
         let authenticator = ClientCertificates::new(&[authority.certificate().clone()]).unwrap();
         let mut parts = http::Request::new(()).into_parts().0;
         parts.extensions.insert(PeerCertificates(Arc::new(chain)));
@@ -150,7 +163,10 @@ mod tests {
         let ca = Authority::generate("kubernetes").unwrap();
         let leaf = ca.issue(&LeafSpec::client("jane", &["dev", "ops"])).unwrap();
         let user = ask(&ca, chain(&leaf)).await.unwrap().unwrap();
-        assert_eq!((user.name.as_str(), user.groups.as_slice()), ("jane", &["dev".to_owned(), "ops".into()][..]));
+        assert_eq!(
+            (user.name.as_str(), user.groups.as_slice()),
+            ("jane", &["dev".to_owned(), "ops".into()][..])
+        );
         let credential = &user.extra["authentication.kubernetes.io/credential-id"][0];
         assert_eq!(credential.len(), "X509SHA256=".len() + 64);
         let nobody = ca.issue(&LeafSpec::client("", &["dev"])).unwrap();
@@ -162,8 +178,11 @@ mod tests {
     async fn strangers_servers_and_the_expired_are_refused() {
         let ca = Authority::generate("kubernetes").unwrap();
         let refused = |e: Result<Option<UserInfo>, AuthenticationError>| e.unwrap_err().0;
-        let stranger = Authority::generate("kubernetes").unwrap().issue(&LeafSpec::client("jane", &[])).unwrap();
-        assert!(refused(ask(&ca, chain(&stranger)).await).ends_with("certificate signed by unknown authority"));
+        let stranger =
+            Authority::generate("kubernetes").unwrap().issue(&LeafSpec::client("jane", &[])).unwrap();
+        assert!(
+            refused(ask(&ca, chain(&stranger)).await).ends_with("certificate signed by unknown authority")
+        );
         let server = ca.issue(&LeafSpec::server("srv", Sans::new(["srv"], []))).unwrap();
         assert!(refused(ask(&ca, chain(&server)).await).ends_with("specifies an incompatible key usage"));
         let mut short = LeafSpec::client("jane", &[]);

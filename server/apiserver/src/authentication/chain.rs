@@ -13,7 +13,10 @@ pub struct Chain {
 #[async_trait]
 impl Authenticator for Chain {
     /// `Ok(None)` is 401 too: no credentials, and anonymous is not allowed here.
-    async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, AuthenticationError> {
+    async fn authenticate(
+        &self,
+        request: &http::request::Parts,
+    ) -> Result<Option<UserInfo>, AuthenticationError> {
         if let Some(InProcessIdentity(user)) = request.extensions.get() {
             return Ok(Some(user.clone().authenticated()));
         }

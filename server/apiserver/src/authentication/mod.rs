@@ -19,7 +19,7 @@ pub use bearer::{BearerTokens, StaticToken, StaticTokens, TokenAnswer, TokenAuth
 pub use bootstrap_tokens::BootstrapTokens;
 pub use certificates::ClientCertificates;
 pub use chain::Chain;
-pub use request_header::RequestHeader;
+pub use request_header::{RequestHeader, is_request_header};
 pub use service_accounts::ServiceAccountTokens;
 
 use async_trait::async_trait;
@@ -138,7 +138,9 @@ mod tests {
     #[test]
     fn special_names_are_split_exactly() {
         assert_eq!(split_service_account("system:serviceaccount:a:b"), Some(("a", "b")));
-        for bad in ["system:serviceaccount:a", "system:serviceaccount::b", "system:serviceaccount:a:b:c", "a:b", ""] {
+        for bad in
+            ["system:serviceaccount:a", "system:serviceaccount::b", "system:serviceaccount:a:b:c", "a:b", ""]
+        {
             assert_eq!(split_service_account(bad), None, "{bad}");
         }
         assert_eq!(node_name(&UserInfo::new("system:node:n1", &[NODES_GROUP])), Some("n1"));

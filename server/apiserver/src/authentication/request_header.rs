@@ -20,14 +20,20 @@ pub struct RequestHeader {
 
 impl RequestHeader {
     /// `allowed_names` are the common names that may speak for others; empty: any certificate of the authority.
-    pub fn new(authority: CertificateDer<'static>, allowed_names: Vec<String>) -> Result<Self, AuthenticationError> {
+    pub fn new(
+        authority: CertificateDer<'static>,
+        allowed_names: Vec<String>,
+    ) -> Result<Self, AuthenticationError> {
         Ok(Self { verifier: Verifier::new(&[authority])?, allowed_names })
     }
 }
 
 #[async_trait]
 impl Authenticator for RequestHeader {
-    async fn authenticate(&self, request: &http::request::Parts) -> Result<Option<UserInfo>, AuthenticationError> {
+    async fn authenticate(
+        &self,
+        request: &http::request::Parts,
+    ) -> Result<Option<UserInfo>, AuthenticationError> {
         // Without the user header there is nothing to vouch for, and the certificate is an ordinary client's.
         let name = first(&request.headers, USER);
         if name.is_empty() {
@@ -37,7 +43,9 @@ impl Authenticator for RequestHeader {
         let Ok(proxy) = self.verifier.verify(chain) else { return Ok(None) };
         let proxy = &proxy.user.name;
         if !self.allowed_names.is_empty() && !self.allowed_names.contains(proxy) {
-            return Err(AuthenticationError(format!("x509: subject with cn={proxy} is not in the allowed list")));
+            return Err(AuthenticationError(format!(
+                "x509: subject with cn={proxy} is not in the allowed list"
+            )));
         }
         let groups = request.headers.get_all(GROUP).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned);
         Ok(Some(UserInfo {
@@ -119,13 +127,17 @@ mod tests {
             parts.extensions.insert(PeerCertificates(Arc::new(vec![leaf.chain[0].to_vec()])));
             parts
         };
-        let user = authenticator.authenticate(&request(&ca, "front-proxy-client", "jane")).await.unwrap().unwrap();
+        let user =
+            authenticator.authenticate(&request(&ca, "front-proxy-client", "jane")).await.unwrap().unwrap();
         assert_eq!((user.name.as_str(), user.groups.len()), ("jane", 2));
         assert_eq!(user.extra["acme.com/project"], ["p1"]);
         let error = authenticator.authenticate(&request(&ca, "other", "jane")).await.unwrap_err();
         assert_eq!(error.0, "x509: subject with cn=other is not in the allowed list");
         let other = Authority::generate("front-proxy-ca").unwrap();
-        assert_eq!(authenticator.authenticate(&request(&other, "front-proxy-client", "jane")).await.unwrap(), None);
+        assert_eq!(
+            authenticator.authenticate(&request(&other, "front-proxy-client", "jane")).await.unwrap(),
+            None
+        );
         assert_eq!(authenticator.authenticate(&request(&ca, "front-proxy-client", "")).await.unwrap(), None);
     }
 }

@@ -6,8 +6,7 @@
 
 use super::bearer::fingerprint;
 use super::{AuthenticationError, TokenAnswer, TokenAuthenticator, UserInfo};
-use crate::cache::Entry;
-use crate::reader::{Reader, parse, text};
+use crate::reader::Reader;
 use crate::tokens::{Claims, Issuer, JwtError, Ref};
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
@@ -24,8 +23,6 @@ const DELETION_LEEWAY: i64 = 60;
 struct Known {
     claims: Claims,
     user: UserInfo,
-    /// Revision of the bound object that was last found not to be deleted; saves parsing it again.
-    alive: Mutex<[u64; 4]>,
 }
 
 pub struct ServiceAccountTokens {
@@ -57,7 +54,10 @@ impl ServiceAccountTokens {
         };
         let kubernetes = &claims.kubernetes;
         let (namespace, name) = (&kubernetes.namespace, &kubernetes.serviceaccount.name);
-        if namespace.is_empty() || name.is_empty() || claims.sub != super::service_account_user(namespace, name) {
+        if namespace.is_empty()
+            || name.is_empty()
+            || claims.sub != super::service_account_user(namespace, name)
+        {
             return Err(refuse("service account token claims are invalid"));
         }
         let mut user = UserInfo::service_account(namespace, name, &kubernetes.serviceaccount.uid);
@@ -77,7 +77,7 @@ impl ServiceAccountTokens {
             extra("node-name", &node.name);
             extra("node-uid", &node.uid);
         }
-        let known = Arc::new(Known { claims, user, alive: Mutex::default() });
+        let known = Arc::new(Known { claims, user });
         let mut all = self.known.lock();
         if all.len() >= REMEMBERED {
             let now = Utc::now().timestamp();
@@ -94,8 +94,7 @@ impl ServiceAccountTokens {
     fn check_live(&self, known: &Known, now: DateTime<Utc>) -> Result<(), AuthenticationError> {
         let kubernetes = &known.claims.kubernetes;
         let namespace = kubernetes.namespace.as_str();
-        let mut alive = known.alive.lock();
-        let mut check = |slot: usize, resource: &str, wanted: &Ref| -> Result<(), AuthenticationError> {
+        let check = |resource: &str, wanted: &Ref| -> Result<(), AuthenticationError> {
             let word = match resource {
                 "serviceaccounts" => "service account",
                 "pods" => "pod",
@@ -103,37 +102,35 @@ impl ServiceAccountTokens {
                 _ => "node",
             };
             let scope = if resource == "nodes" { "" } else { namespace };
-            let entry = self
-                .reader
-                .get("", resource, scope, &wanted.name)
-                .ok_or_else(|| refuse(format!("service account token has been invalidated: {word} {:?} not found", wanted.name)))?;
-            if *entry.uid != *wanted.uid {
+            let entry = self.reader.get("", resource, scope, &wanted.name).ok_or_else(|| {
+                refuse(format!(
+                    "service account token has been invalidated: {word} {:?} not found",
+                    wanted.name
+                ))
+            })?;
+            if entry.uid() != wanted.uid {
                 let was = &wanted.uid;
                 return Err(refuse(format!(
                     "service account token has been invalidated: {word} UID ({}) does not match {word} ref claim ({was})",
-                    entry.uid
+                    entry.uid()
                 )));
             }
-            if alive[slot] != entry.revision {
-                if deleted(&entry, now) {
-                    return Err(refuse(format!("service account token has been invalidated: {word} has been deleted")));
-                }
-                // An object being deleted is looked at again next time: its grace is running.
-                if !is_deleting(&entry) {
-                    alive[slot] = entry.revision;
-                }
+            if entry.metadata().deletion_timestamp.as_deref().is_some_and(|at| deleted(at, now)) {
+                return Err(refuse(format!(
+                    "service account token has been invalidated: {word} has been deleted"
+                )));
             }
             Ok(())
         };
-        check(0, "serviceaccounts", &kubernetes.serviceaccount)?;
+        check("serviceaccounts", &kubernetes.serviceaccount)?;
         if let Some(secret) = &kubernetes.secret {
-            check(1, "secrets", secret)?;
+            check("secrets", secret)?;
         }
         if let Some(pod) = &kubernetes.pod {
-            check(2, "pods", pod)?;
+            check("pods", pod)?;
         } else if let Some(node) = &kubernetes.node {
             // With a pod, the node is a fact about the pod and not what the token is bound to.
-            check(3, "nodes", node)?;
+            check("nodes", node)?;
         }
         Ok(())
     }
@@ -146,7 +143,8 @@ impl ServiceAccountTokens {
     ) -> Result<Option<TokenAnswer>, AuthenticationError> {
         let Some(known) = self.known(token)? else { return Ok(None) };
         let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
-        let audiences: Vec<String> = wanted.iter().filter(|a| known.claims.aud.contains(a)).cloned().collect();
+        let audiences: Vec<String> =
+            wanted.iter().filter(|a| known.claims.aud.contains(a)).cloned().collect();
         if audiences.is_empty() {
             return Err(refuse(format!(
                 "token audiences {:?} is invalid for the target audiences {wanted:?}",
@@ -165,18 +163,8 @@ impl ServiceAccountTokens {
     }
 }
 
-fn is_deleting(entry: &Entry) -> bool {
-    // Cheaper than parsing, and only ever wrong towards parsing once more.
-    const KEY: &[u8] = b"\"deletionTimestamp\"";
-    entry.json.windows(KEY.len()).any(|w| w == KEY)
-}
-
-fn deleted(entry: &Entry, now: DateTime<Utc>) -> bool {
-    if !is_deleting(entry) {
-        return false;
-    }
-    let object = parse(entry);
-    let at = DateTime::parse_from_rfc3339(text(&object, "/metadata/deletionTimestamp"));
+fn deleted(at: &str, now: DateTime<Utc>) -> bool {
+    let at = DateTime::parse_from_rfc3339(at);
     at.is_ok_and(|at| (now - at.with_timezone(&Utc)).num_seconds() > DELETION_LEEWAY)
 }
 
@@ -194,6 +182,7 @@ impl TokenAuthenticator for ServiceAccountTokens {
 mod tests {
     use super::*;
     use crate::reader::fake::FakeCluster;
+    use crate::reader::text;
     use crate::tokens::TokenRequests;
     use kit::pki::PrivateKey;
     use serde_json::{Value, json};
@@ -212,7 +201,11 @@ mod tests {
 
     fn world() -> World {
         let cluster = FakeCluster::new();
-        cluster.put("", "serviceaccounts", json!({"metadata": {"namespace": "a", "name": "sa", "uid": "sa-1"}}));
+        cluster.put(
+            "",
+            "serviceaccounts",
+            json!({"metadata": {"namespace": "a", "name": "sa", "uid": "sa-1"}}),
+        );
         cluster.put("", "pods", pod("pod-1"));
         let issuer = Arc::new(Issuer::new(PrivateKey::generate().unwrap(), ISSUER));
         let audiences = vec![ISSUER.to_owned()];
@@ -230,7 +223,8 @@ mod tests {
 
     impl World {
         fn token(&self, spec: Value) -> String {
-            text(&self.requests.create("a", "sa", &json!({"spec": spec})).unwrap(), "/status/token").to_owned()
+            text(&self.requests.create("a", "sa", &json!({"spec": spec})).unwrap(), "/status/token")
+                .to_owned()
         }
 
         fn bound(&self) -> String {
@@ -290,7 +284,11 @@ mod tests {
         let world = world();
         let token = world.token(json!({}));
         world.check(&token).unwrap();
-        world.cluster.put("", "serviceaccounts", json!({"metadata": {"namespace": "a", "name": "sa", "uid": "sa-2"}}));
+        world.cluster.put(
+            "",
+            "serviceaccounts",
+            json!({"metadata": {"namespace": "a", "name": "sa", "uid": "sa-2"}}),
+        );
         assert!(world.check(&token).is_err());
         world.cluster.remove("", "serviceaccounts", "a", "sa");
         assert!(world.check(&token).is_err());
@@ -305,7 +303,9 @@ mod tests {
         assert_eq!(answer.audiences, ["vault"]);
         let token = world.token(json!({"expirationSeconds": 600}));
         world.check(&token).unwrap();
-        let at = |seconds: i64| world.tokens.check_at(&token, &[], Utc::now() + chrono::Duration::seconds(seconds));
+        let at = |seconds: i64| {
+            world.tokens.check_at(&token, &[], Utc::now() + chrono::Duration::seconds(seconds))
+        };
         assert!(at(655).is_ok());
         assert_eq!(at(665).unwrap_err().0, "service account token has expired");
         assert_eq!(at(-65).unwrap_err().0, "service account token is not valid yet");

@@ -163,7 +163,12 @@ mod tests {
     }
 
     fn claims(iss: &str) -> Claims {
-        Claims { iss: iss.into(), sub: "system:serviceaccount:a:b".into(), aud: vec!["x".into()], ..Claims::default() }
+        Claims {
+            iss: iss.into(),
+            sub: "system:serviceaccount:a:b".into(),
+            aud: vec!["x".into()],
+            ..Claims::default()
+        }
     }
 
     #[test]

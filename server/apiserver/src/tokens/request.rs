@@ -43,7 +43,13 @@ impl TokenRequests {
         self.create_at(namespace, name, object, Utc::now())
     }
 
-    fn create_at(&self, namespace: &str, name: &str, object: &Value, now: DateTime<Utc>) -> Result<Value, RequestError> {
+    fn create_at(
+        &self,
+        namespace: &str,
+        name: &str,
+        object: &Value,
+        now: DateTime<Utc>,
+    ) -> Result<Value, RequestError> {
         let mut out = object.clone();
         if !out.is_object() {
             return Err(RequestError::BadRequest("the request is not a TokenRequest".into()));
@@ -68,7 +74,7 @@ impl TokenRequests {
         }
         let mut kubernetes = Kubernetes {
             namespace: namespace.into(),
-            serviceaccount: Ref { name: name.into(), uid: account.uid.to_string() },
+            serviceaccount: Ref { name: name.into(), uid: account.uid().to_owned() },
             ..Kubernetes::default()
         };
         self.bind(&mut kubernetes, namespace, name, object)?;
@@ -105,8 +111,16 @@ impl TokenRequests {
     }
 
     /// Fills in the object the token dies with.
-    fn bind(&self, to: &mut Kubernetes, namespace: &str, account: &str, object: &Value) -> Result<(), RequestError> {
-        let Some(reference) = object.pointer("/spec/boundObjectRef").filter(|r| r.is_object()) else { return Ok(()) };
+    fn bind(
+        &self,
+        to: &mut Kubernetes,
+        namespace: &str,
+        account: &str,
+        object: &Value,
+    ) -> Result<(), RequestError> {
+        let Some(reference) = object.pointer("/spec/boundObjectRef").filter(|r| r.is_object()) else {
+            return Ok(());
+        };
         let (version, kind) = (text(reference, "/apiVersion"), text(reference, "/kind"));
         let (name, wanted) = (text(reference, "/name"), text(reference, "/uid"));
         let resource = match (version, kind) {
@@ -125,7 +139,7 @@ impl TokenRequests {
             .reader
             .get("", resource, scope, name)
             .ok_or_else(|| RequestError::NotFound { resource, name: name.into() })?;
-        let found = Some(Ref { name: name.into(), uid: bound.uid.to_string() });
+        let found = Some(Ref { name: name.into(), uid: bound.uid().to_owned() });
         match resource {
             "pods" => {
                 let pod = parse(&bound);
@@ -137,7 +151,11 @@ impl TokenRequests {
                 }
                 let node = text(&pod, "/spec/nodeName");
                 if !node.is_empty() {
-                    let uid = self.reader.get("", "nodes", "", node).map(|n| n.uid.to_string()).unwrap_or_default();
+                    let uid = self
+                        .reader
+                        .get("", "nodes", "", node)
+                        .map(|n| n.uid().to_owned())
+                        .unwrap_or_default();
                     to.node = Some(Ref { name: node.into(), uid });
                 }
                 to.pod = found;
@@ -145,7 +163,7 @@ impl TokenRequests {
             "secrets" => to.secret = found,
             _ => to.node = found,
         }
-        if !wanted.is_empty() && wanted != &*bound.uid {
+        if !wanted.is_empty() && wanted != bound.uid() {
             return Err(RequestError::Conflict {
                 resource: kind.into(),
                 name: name.into(),
@@ -185,7 +203,11 @@ mod tests {
 
     fn service() -> (Arc<FakeCluster>, TokenRequests) {
         let cluster = FakeCluster::new();
-        cluster.put("", "serviceaccounts", json!({"metadata": {"namespace": "a", "name": "sa", "uid": "sa-1"}}));
+        cluster.put(
+            "",
+            "serviceaccounts",
+            json!({"metadata": {"namespace": "a", "name": "sa", "uid": "sa-1"}}),
+        );
         let pod = |name: &str, sa: &str| {
             json!({"metadata": {"namespace": "a", "name": name, "uid": "pod-1"},
                    "spec": {"serviceAccountName": sa, "nodeName": "n1"}})
@@ -194,8 +216,12 @@ mod tests {
         cluster.put("", "pods", pod("q", "other"));
         cluster.put("", "nodes", json!({"metadata": {"name": "n1", "uid": "node-1"}}));
         let issuer = Arc::new(Issuer::new(PrivateKey::generate().unwrap(), "https://issuer"));
-        let requests =
-            TokenRequests { issuer, reader: cluster.clone(), audiences: vec!["https://issuer".into()], extend: true };
+        let requests = TokenRequests {
+            issuer,
+            reader: cluster.clone(),
+            audiences: vec!["https://issuer".into()],
+            extend: true,
+        };
         (cluster, requests)
     }
 
@@ -238,7 +264,8 @@ mod tests {
     #[test]
     fn what_cannot_be_bound_is_refused() {
         let (_, service) = service();
-        let ask = |reference: Value| service.create("a", "sa", &json!({"spec": {"boundObjectRef": reference}}));
+        let ask =
+            |reference: Value| service.create("a", "sa", &json!({"spec": {"boundObjectRef": reference}}));
         let error = ask(json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "old"})).unwrap_err();
         assert!(error.to_string().contains("does not match the UID in record"), "{error}");
         assert!(matches!(error, RequestError::Conflict { .. }));
@@ -259,7 +286,9 @@ mod tests {
     #[test]
     fn lifetimes_are_bounded() {
         let (_, service) = service();
-        for (seconds, ok) in [(599, false), (600, true), (1i64 << 32, true), ((1i64 << 32) + 1, false), (-1, false)] {
+        for (seconds, ok) in
+            [(599, false), (600, true), (1i64 << 32, true), ((1i64 << 32) + 1, false), (-1, false)]
+        {
             let answer = service.create("a", "sa", &json!({"spec": {"expirationSeconds": seconds}}));
             assert_eq!(answer.is_ok(), ok, "{seconds}");
         }
