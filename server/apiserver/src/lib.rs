@@ -8,3 +8,5 @@ pub mod authentication;
 pub mod authorization;
 pub mod cache;
 pub mod kinds;
+pub mod reader;
+pub mod tokens;
