@@ -215,10 +215,12 @@ mod tests {
         let binding = |role: &str| json!({"roleRef": {"kind": "ClusterRole", "name": role}, "subjects": []});
         assert_eq!(attempt(json!([]), "rolebindings", binding("secrets"), None).await.unwrap_err().code, 403);
         attempt(json!([rule("get", "secrets")]), "rolebindings", binding("secrets"), None).await.unwrap();
-        let bind = json!([{"verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"],
-                           "resourceNames": ["secrets"]}]);
-        attempt(bind.clone(), "rolebindings", binding("secrets"), None).await.unwrap();
-        assert_eq!(attempt(bind, "rolebindings", binding("mine"), None).await.unwrap_err().code, 403);
+        let bind = |name: &str| json!([{"verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"], "resourceNames": [name]}]);
+        attempt(bind("secrets"), "rolebindings", binding("secrets"), None).await.unwrap();
+        assert_eq!(
+            attempt(bind("other"), "rolebindings", binding("secrets"), None).await.unwrap_err().code,
+            403
+        );
         assert_eq!(attempt(json!([]), "rolebindings", binding("none"), None).await.unwrap_err().code, 404);
     }
 }
