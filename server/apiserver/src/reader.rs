@@ -3,6 +3,7 @@
 
 use crate::cache::{Cache, Entry, Filter, GroupResource, Kind};
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use serde_json::Value;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ pub trait Reader: Send + Sync + 'static {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Entry>>;
     /// Of one namespace, or of all of them.
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Entry>>;
+    /// Grows with every change of any resource, after readers can see it.
+    fn revision(&self) -> u64;
     /// A snapshot, then every change after it. A stream that ends (the subscriber was too slow, say) is simply
     /// subscribed again.
     fn subscribe(&self, group: &str, resource: &str) -> BoxStream<'static, Change>;
@@ -37,6 +40,10 @@ impl Reader for Cache {
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Entry>> {
         let snapshot = self.resource(&GroupResource::new(group, resource)).snapshot();
         snapshot.page(namespace, None).cloned().collect()
+    }
+
+    fn revision(&self) -> u64 {
+        Cache::revision(self)
     }
 
     fn subscribe(&self, group: &str, resource: &str) -> BoxStream<'static, Change> {
@@ -89,6 +96,62 @@ pub trait Writer: Send + Sync + 'static {
         resource: &str,
         object: Value,
     ) -> Result<(), WriteError>;
+}
+
+/// Follows some resources for an index that is brought up to date when it is asked, instead of by tasks of its own:
+/// an idle server does nothing, and a reader sees every write the cache shows.
+pub struct Feeds {
+    reader: Arc<dyn Reader>,
+    feeds: Vec<Feed>,
+    /// The reader's revision up to which everything was taken.
+    at: Option<u64>,
+}
+
+struct Feed {
+    group: &'static str,
+    resource: &'static str,
+    stream: Option<BoxStream<'static, Change>>,
+}
+
+impl Feeds {
+    pub fn new(reader: Arc<dyn Reader>, resources: &[(&'static str, &'static str)]) -> Self {
+        let feed = |&(group, resource): &(&'static str, &'static str)| Feed { group, resource, stream: None };
+        Self { reader, feeds: resources.iter().map(feed).collect(), at: None }
+    }
+
+    /// Whether [`drain`](Self::drain) may have something to do.
+    pub fn is_behind(&self) -> bool {
+        self.at != Some(self.reader.revision())
+    }
+
+    /// Hands over every change so far, with the place of its resource in the list given to [`new`](Self::new).
+    pub fn drain(&mut self, mut apply: impl FnMut(usize, Change)) {
+        let revision = self.reader.revision();
+        if self.at == Some(revision) {
+            return;
+        }
+        for (place, feed) in self.feeds.iter_mut().enumerate() {
+            // A stream that has ended is replaced once; should the new one end too, the next call goes on.
+            for _ in 0..2 {
+                let reader = &self.reader;
+                let stream = feed.stream.get_or_insert_with(|| reader.subscribe(feed.group, feed.resource));
+                loop {
+                    match stream.next().now_or_never() {
+                        Some(Some(change)) => apply(place, change),
+                        Some(None) => {
+                            feed.stream = None;
+                            break;
+                        }
+                        None => break,
+                    }
+                }
+                if feed.stream.is_some() {
+                    break;
+                }
+            }
+        }
+        self.at = Some(revision);
+    }
 }
 
 /// The object of an entry. The cache holds what the registry encoded, so this does not fail in practice; damage
@@ -159,6 +222,7 @@ pub mod fake {
 
         pub fn remove(&self, group: &str, resource: &str, namespace: &str, name: &str) {
             let mut inner = self.inner.lock();
+            inner.2 += 1;
             inner.0.remove(&(group.into(), resource.into(), namespace.into(), name.into()));
             let change = Change::Delete { namespace: namespace.into(), name: name.into() };
             inner.1.retain(|(g, r, to)| !(g == group && r == resource) || to.send(change.clone()).is_ok());
@@ -174,6 +238,10 @@ pub mod fake {
             let inner = self.inner.lock();
             let of = |k: &Key| k.0 == group && k.1 == resource && namespace.is_none_or(|n| k.2 == n);
             inner.0.iter().filter(|(k, _)| of(k)).map(|(_, e)| e.clone()).collect()
+        }
+
+        fn revision(&self) -> u64 {
+            self.inner.lock().2
         }
 
         fn subscribe(&self, group: &str, resource: &str) -> BoxStream<'static, Change> {
