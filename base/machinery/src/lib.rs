@@ -9,6 +9,7 @@
 //! An object is a [`serde_json::Value`]; a schema says what it may hold.
 
 pub mod apply;
+pub mod codec;
 pub mod field;
 pub mod fields;
 pub mod labels;

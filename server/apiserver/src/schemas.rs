@@ -151,6 +151,23 @@ pub fn decode(
     Ok(value)
 }
 
+/// Decodes a body by a schema alone, whatever version it says it is.
+pub fn decode_any(
+    schema: &Schema,
+    root: TypeId,
+    encoding: Encoding,
+    bytes: &[u8],
+) -> Result<Value, ApiError> {
+    let decoded = match encoding {
+        Encoding::Json => codec::decode(bytes, schema, root, Strictness::Ignore).map(|d| d.value),
+        Encoding::Yaml => codec::yaml::decode(bytes)
+            .and_then(|v| codec::decode_value(v, schema, root, Strictness::Ignore))
+            .map(|d| d.value),
+        Encoding::Protobuf => codec::protobuf::decode(bytes, schema, root),
+    };
+    decoded.map_err(|e| ApiError::bad_request(format!("couldn't decode the body: {e}")))
+}
+
 /// Checks a value that was computed (a patch's result) as [`decode`] checks a body.
 pub fn check(
     expected: &Expected<'_>,

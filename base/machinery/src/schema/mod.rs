@@ -4,6 +4,7 @@
 //! same [`Schema`], and decoding, pruning, defaulting, patching and applying walk nothing else.
 
 mod builtin;
+pub mod defaults;
 mod model;
 mod table;
 

@@ -170,8 +170,7 @@ impl Reader {
     }
 
     fn flag(&self, field: &mut Field, flag: &'static str) -> Result<(), String> {
-        let (head, tail) =
-            flag.split_at(flag.find(|c| matches!(c, ':' | '=' | '@')).map_or(flag.len(), |at| at + 1));
+        let (head, tail) = flag.split_at(flag.find([':', '=', '@']).map_or(flag.len(), |at| at + 1));
         match (head, &mut field.shape) {
             ("~set", Shape::List(list)) => list.kind = ListKind::Set,
             ("~map:", Shape::List(list)) => {
