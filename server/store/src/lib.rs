@@ -6,6 +6,8 @@
 //! Invariants: revisions are totally ordered and grow by one per successful write batch entry; an acknowledged
 //! write survives kill -9 and power loss; watchers see every event exactly once, in revision order.
 
+pub mod embedded;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::path::PathBuf;
@@ -31,6 +33,17 @@ pub enum Expect {
     Any,
 }
 
+impl Expect {
+    /// Whether a key in this state may be written.
+    pub fn holds(self, current: Option<&KeyValue>) -> bool {
+        match self {
+            Self::Absent => current.is_none(),
+            Self::Revision(revision) => current.is_some_and(|kv| kv.mod_revision == revision),
+            Self::Any => true,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Op {
     /// `ttl`: the key expires by itself, with an ordinary delete event.
@@ -46,6 +59,17 @@ pub struct Write {
     pub key: Bytes,
     pub expect: Expect,
     pub op: Op,
+}
+
+impl Write {
+    /// What counts against the request limit.
+    pub fn size(&self) -> usize {
+        let value = match &self.op {
+            Op::Put { value, .. } => value.len(),
+            Op::Delete => 0,
+        };
+        self.key.len() + value
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,4 +158,12 @@ pub struct Written {
     pub revision: Revision,
     /// The value before the write.
     pub prev: Option<KeyValue>,
+}
+
+/// The first key after all that start with `prefix`; `None` where there is no such key.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
 }
