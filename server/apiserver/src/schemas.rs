@@ -11,7 +11,7 @@ use machinery::apply::{self, ApplyError};
 use machinery::codec::{self, DecodeError, Strictness};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
-use machinery::schema::{self, Schema, Shape, TypeId};
+use machinery::schema::{self, Schema, TypeId};
 use serde_json::{Map, Value};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -259,58 +259,13 @@ fn stored_shape(resource: &Resource) -> Option<(&Schema, TypeId)> {
 /// Static defaults of the schema.
 pub fn default(resource: &Resource, object: &mut Value) {
     if let Some((schema, root)) = stored_shape(resource) {
-        default_struct(schema, root, object);
+        schema::defaults::apply(schema, root, object);
     }
 }
 
 /// Static defaults of any kind.
 pub fn default_shape((schema, root): (&Schema, TypeId), object: &mut Value) {
-    default_struct(schema, root, object);
-}
-
-fn default_struct(schema: &Schema, id: TypeId, value: &mut Value) {
-    let Some(map) = value.as_object_mut() else { return };
-    let ty = schema.get(id);
-    for field in &ty.fields {
-        if let Some(default) = &field.default {
-            match map.get(&field.name) {
-                None => drop(map.insert(field.name.clone(), default.clone())),
-                Some(Value::Null) if !field.nullable => drop(map.insert(field.name.clone(), default.clone())),
-                // An empty string of a field that is no pointer is Go's "not set".
-                Some(Value::String(s)) if s.is_empty() && !field.pointer && !schema.custom => {
-                    map.insert(field.name.clone(), default.clone());
-                }
-                _ => {}
-            }
-        }
-        if let Some(inner) = map.get_mut(&field.name) {
-            default_value(schema, &field.shape, inner);
-        }
-    }
-    if let Some(rest) = &ty.rest {
-        for (name, inner) in map.iter_mut() {
-            if ty.field(name).is_none() {
-                default_value(schema, rest, inner);
-            }
-        }
-    }
-}
-
-fn default_value(schema: &Schema, shape: &Shape, value: &mut Value) {
-    match shape {
-        Shape::Struct(id) => default_struct(schema, *id, value),
-        Shape::List(list) if matches!(list.item, Shape::Struct(_) | Shape::List(_) | Shape::Map(_)) => {
-            for item in value.as_array_mut().into_iter().flatten() {
-                default_value(schema, &list.item, item);
-            }
-        }
-        Shape::Map(map) if matches!(map.value, Shape::Struct(_) | Shape::List(_) | Shape::Map(_)) => {
-            for (_, item) in value.as_object_mut().into_iter().flatten() {
-                default_value(schema, &map.value, item);
-            }
-        }
-        _ => {}
-    }
+    schema::defaults::apply(schema, root, object);
 }
 
 /// Adds what upstream writes for fields that were never set.
