@@ -24,6 +24,8 @@ mod encode;
 pub mod http;
 pub mod kinds;
 pub mod metrics;
+pub mod reader;
+pub mod tokens;
 pub mod registry;
 pub mod resolve;
 pub mod resources;

@@ -1,7 +1,39 @@
 //! Who is asking.
+//!
+//! [`Chain`] asks, in upstream's order: the in-process identity, the front proxy's headers, the client
+//! certificate, the bearer token, and last, where the configuration allows it, anonymous. Credentials that were
+//! given and are bad end in 401 even if another authenticator would have said anonymous.
+
+mod anonymous;
+mod bearer;
+mod bootstrap_tokens;
+mod certificates;
+mod chain;
+pub mod impersonation;
+mod request_header;
+pub mod review;
+mod service_accounts;
+
+pub use anonymous::Anonymous;
+pub use bearer::{BearerTokens, StaticToken, StaticTokens, TokenAnswer, TokenAuthenticator, bearer_token};
+pub use bootstrap_tokens::BootstrapTokens;
+pub use certificates::ClientCertificates;
+pub use chain::Chain;
+pub use request_header::{RequestHeader, is_request_header};
+pub use service_accounts::ServiceAccountTokens;
 
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+
+/// Everyone who proved who they are.
+pub const ALL_AUTHENTICATED: &str = "system:authenticated";
+/// Everyone else.
+pub const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
+pub const ANONYMOUS: &str = "system:anonymous";
+/// May do everything, without asking any other authorizer.
+pub const PRIVILEGED_GROUP: &str = "system:masters";
+pub const SERVICE_ACCOUNTS_GROUP: &str = "system:serviceaccounts";
+pub const NODES_GROUP: &str = "system:nodes";
 
 /// `user.Info`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,8 +44,71 @@ pub struct UserInfo {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// The peer's verified client certificate chain (DER, leaf first), put into the request's extensions by the
-/// TLS listener.
+impl UserInfo {
+    pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
+        Self { name: name.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..Self::default() }
+    }
+
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+
+    /// A service account by namespace and name, with its groups.
+    pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
+        Self {
+            name: service_account_user(namespace, name),
+            uid: uid.into(),
+            groups: vec![SERVICE_ACCOUNTS_GROUP.into(), format!("{SERVICE_ACCOUNTS_GROUP}:{namespace}")],
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// `UserInfo` of authentication.k8s.io/v1; empty members are left out.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut out = serde_json::Map::new();
+        if !self.name.is_empty() {
+            out.insert("username".into(), self.name.clone().into());
+        }
+        if !self.uid.is_empty() {
+            out.insert("uid".into(), self.uid.clone().into());
+        }
+        if !self.groups.is_empty() {
+            out.insert("groups".into(), self.groups.clone().into());
+        }
+        if !self.extra.is_empty() {
+            out.insert("extra".into(), serde_json::json!(self.extra));
+        }
+        out.into()
+    }
+
+    /// Adds [`ALL_AUTHENTICATED`], unless the user is anonymous.
+    fn authenticated(mut self) -> Self {
+        if !self.in_group(ALL_AUTHENTICATED) && !self.in_group(ALL_UNAUTHENTICATED) {
+            self.groups.push(ALL_AUTHENTICATED.into());
+        }
+        self
+    }
+}
+
+pub fn service_account_user(namespace: &str, name: &str) -> String {
+    format!("system:serviceaccount:{namespace}:{name}")
+}
+
+/// `(namespace, name)` of a service account's user name.
+pub fn split_service_account(user: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
+}
+
+/// The node's name, for a user that is a kubelet.
+pub fn node_name(user: &UserInfo) -> Option<&str> {
+    let name = user.name.strip_prefix("system:node:").filter(|n| !n.is_empty())?;
+    user.in_group(NODES_GROUP).then_some(name)
+}
+
+/// The peer's client certificate chain (DER, leaf first) as the TLS handshake presented it, put into the request's
+/// extensions by the TLS listener. The handshake proved possession of the leaf's key; whether the chain is trusted
+/// is decided here.
 #[derive(Clone, Debug)]
 pub struct PeerCertificates(pub std::sync::Arc<Vec<Vec<u8>>>);
 
@@ -32,6 +127,24 @@ pub trait Authenticator: Send + Sync + 'static {
     ) -> Result<Option<UserInfo>, AuthenticationError>;
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct AuthenticationError(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_names_are_split_exactly() {
+        assert_eq!(split_service_account("system:serviceaccount:a:b"), Some(("a", "b")));
+        for bad in
+            ["system:serviceaccount:a", "system:serviceaccount::b", "system:serviceaccount:a:b:c", "a:b", ""]
+        {
+            assert_eq!(split_service_account(bad), None, "{bad}");
+        }
+        assert_eq!(node_name(&UserInfo::new("system:node:n1", &[NODES_GROUP])), Some("n1"));
+        assert_eq!(node_name(&UserInfo::new("system:node:n1", &[])), None);
+        assert_eq!(node_name(&UserInfo::new("system:node:", &[NODES_GROUP])), None);
+    }
+}

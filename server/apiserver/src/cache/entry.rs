@@ -95,6 +95,19 @@ impl Entry {
         }
     }
 
+    /// An entry outside any cache, for unit tests of those who read entries.
+    #[cfg(test)]
+    pub(crate) fn standalone(
+        resource: GroupResource,
+        namespace: &str,
+        name: &str,
+        stored: &[u8],
+        revision: u64,
+    ) -> Self {
+        let info = ResourceInfo { resource, fields: Arc::new(|_, _| Vec::new()) };
+        Self::new(&Arc::new(info), namespace.into(), name, stored, revision).expect("a stored object")
+    }
+
     /// The same object as a deletion at `revision` reports it.
     pub(super) fn deleted_at(&self, revision: u64) -> Self {
         let json = codec::respliced(&self.json, self.digits as usize, revision);
