@@ -94,8 +94,10 @@ impl Package {
             if name == "generated.proto" {
                 package.read_proto(&text()?);
             } else if name == "zz_generated.model_name.go" {
-                let at = Regex::new(r#"return "(.*)\.[A-Za-z0-9]+""#)?;
-                package.openapi = at.captures(&text()?).map(|c| c[1].to_string()).unwrap_or_default();
+                let text = text()?;
+                let name = text.split("return \"").nth(1).and_then(|rest| rest.split('"').next());
+                package.openapi =
+                    name.and_then(|n| n.rsplit_once('.')).map_or(String::new(), |n| n.0.to_string());
             } else if name.ends_with(".go") && !name.ends_with("_test.go") && !name.contains("generated") {
                 package.read_go(&text()?).with_context(|| name.clone())?;
             }

@@ -91,9 +91,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     copy_structs(&mut packages);
     let mut relations = relations::Relations::default();
-    for rel in ["client-go/applyconfigurations/internal/internal.go"] {
-        relations.read(&std::fs::read_to_string(find(rel)?)?)?;
-    }
+    let internal = find("client-go/applyconfigurations/internal/internal.go")?;
+    relations.read(&std::fs::read_to_string(internal)?)?;
     let text = table::write(&packages, &relations)?;
     ensure!(text.lines().count() > 3000, "the sources hold too few types");
     std::fs::write(&args.out, &text).with_context(|| args.out.display().to_string())?;

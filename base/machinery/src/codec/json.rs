@@ -467,7 +467,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
         let number = Value::from(value);
-        self.integer(false, &number.clone(), number)
+        self.integer(false, number.clone(), number)
     }
 
     fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {

@@ -7,15 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 /// The spelling upstream keeps of a quantity.
 pub(super) fn quantity(text: &str) -> Result<String, String> {
-    let number = text.trim_start_matches(['+', '-']).find(|c: char| !c.is_ascii_digit() && c != '.');
-    let known = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
-    let suffix = number.map_or("", |at| &text.trim_start_matches(['+', '-'])[at..]);
-    let exponent = suffix.strip_prefix(['e', 'E']).is_some_and(|e| e.parse::<i32>().is_ok());
-    if text.is_empty() || number == Some(0) || !(exponent || known.contains(&suffix)) {
-        let pattern = "^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$";
-        return Err(format!("quantities must match the regular expression '{pattern}'"));
-    }
-    Ok(text.to_string())
+    crate::quantity::canonicalize(text).map_err(|e| e.to_string())
 }
 
 /// Base64 as Go's standard encoding reads it (line breaks are skipped), spelt canonically.

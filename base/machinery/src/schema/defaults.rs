@@ -42,15 +42,11 @@ pub fn apply(schema: &Schema, root: TypeId, value: &mut Value) {
 fn descend(schema: &Schema, shape: &Shape, value: &mut Value) {
     match (shape, value) {
         (Shape::Struct(id), value @ Value::Object(_)) => apply(schema, *id, value),
-        (Shape::List(list), Value::Array(items)) => {
-            if is_deep(&list.item) {
-                items.iter_mut().for_each(|item| descend(schema, &list.item, item));
-            }
+        (Shape::List(list), Value::Array(items)) if is_deep(&list.item) => {
+            items.iter_mut().for_each(|item| descend(schema, &list.item, item));
         }
-        (Shape::Map(map), Value::Object(values)) => {
-            if is_deep(&map.value) {
-                values.values_mut().for_each(|value| descend(schema, &map.value, value));
-            }
+        (Shape::Map(map), Value::Object(values)) if is_deep(&map.value) => {
+            values.values_mut().for_each(|value| descend(schema, &map.value, value));
         }
         _ => {}
     }

@@ -41,6 +41,9 @@ pub struct TypeDef {
     /// Indices of the fields that upstream writes even when they are absent, with their zero value.
     /// Filled by `TypeDef::index`.
     pub always: Vec<u32>,
+    /// Indices of the fields with a protobuf form, in the order of their numbers (embedded messages in place).
+    /// Filled by `TypeDef::index`.
+    pub wire: Vec<u32>,
     /// Go name, as `PodSpec`, and its Go package, as `v1`; decoding errors say them.
     pub go: &'static str,
     pub go_package: &'static str,
@@ -63,6 +66,15 @@ impl TypeDef {
         self.by_name.sort();
         let always = self.fields.iter().enumerate().filter(|(_, f)| f.always());
         self.always = always.map(|(i, _)| i as u32).collect();
+        let mut wire: Vec<u32> =
+            (0..self.fields.len() as u32).filter(|i| self.fields[*i as usize].proto != 0).collect();
+        wire.sort_by_key(|i| {
+            let field = &self.fields[*i as usize];
+            let mut key = field.embed.clone();
+            key.push(field.proto);
+            key
+        });
+        self.wire = wire;
     }
 
     /// The index of the field of that JSON name.
@@ -130,6 +142,11 @@ impl Field {
             embed: Vec::new(),
             go: "",
         }
+    }
+
+    /// The field's protobuf number at `depth` embedded messages, and whether that is the field itself.
+    pub fn number(&self, depth: usize) -> (u32, bool) {
+        self.embed.get(depth).map_or((self.proto, true), |n| (*n, false))
     }
 
     /// Whether upstream writes this field even when it is absent or zero.
