@@ -1,12 +1,64 @@
 //! The Kubernetes API server.
 //!
-//! Reading the modules in this order reads a request's way through it: `http`, `authentication`,
-//! `authorization`, `resolve`, `registry` (decode, mutate, validate, manage fields, store), `cache`, `encode`.
+//! Reading the modules in this order reads a request's way through it: [`http`], [`chain`] (authenticate,
+//! impersonate, authorize), [`verbs`], [`schemas`] (decode, defaults, field owners), [`registry`], [`storage`],
+//! [`cache`], [`encode`]. A kind takes part through its row in [`resources`] and its strategy in [`kinds`].
+//!
+//! ```text
+//! let cache = Cache::start(store, Options::new(apiserver::selectable_fields())).await?;
+//! let server = ApiServer::new(Config::new(cache, authenticators, authorizer, admission))?;
+//! server.start().await?;                              // system namespaces, the kubernetes Service, CRDs
+//! let client = kube::Client::new(server.in_process(user), "default");
+//! tokio::spawn(server.serve(listener, tls, shutdown));
+//! ```
 
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
 pub mod cache;
+pub mod chain;
+mod convert;
+pub mod crd;
+pub mod discovery;
+mod encode;
+pub mod http;
 pub mod kinds;
+pub mod metrics;
 pub mod reader;
 pub mod tokens;
+pub mod registry;
+pub mod resolve;
+pub mod resources;
+pub mod schemas;
+mod server;
+pub mod services;
+pub mod status;
+pub mod storage;
+pub mod subresources;
+mod system;
+pub mod table;
+mod verbs;
+mod virtuals;
+
+pub use server::{ApiServer, BuildError, Config, KubeletTls, TokenIssuer};
+
+use cache::FieldsOf;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The field-selector values of every built-in kind, for [`cache::Options`].
+pub fn selectable_fields() -> FieldsOf {
+    let mut strategies: HashMap<(&str, &str), Arc<dyn kinds::Strategy>> = HashMap::new();
+    for row in resources::all() {
+        let (group, version) = row.storage;
+        if row.group == group && row.version == version {
+            strategies.insert((group, row.plural), schemas::strategy(group, version, row.kind));
+        }
+    }
+    Arc::new(move |resource, object| {
+        strategies
+            .get(&(&*resource.group, &*resource.resource))
+            .map(|strategy| strategy.selectable_fields(object))
+            .unwrap_or_default()
+    })
+}

@@ -3,7 +3,7 @@
 use crate::cache::{Cache, GroupResource, ResourceCache, storage_key};
 use crate::kinds::Strategy;
 use crate::resources::{self, Builtin};
-use crate::schemas;
+use crate::schemas::{self, SchemaRef};
 use machinery::schema::{Schema, TypeId};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Resource {
     pub stored: GroupResource,
     pub cache: Arc<ResourceCache>,
     /// Types of this version. `None` for kinds the schema table does not know.
-    pub schema: Option<(Arc<Schema>, TypeId)>,
+    pub schema: Option<(SchemaRef, TypeId)>,
     pub strategy: Arc<dyn Strategy>,
     /// Objects have a protobuf form.
     pub protobuf: bool,
@@ -69,7 +69,7 @@ impl Resource {
     }
 
     pub fn shape(&self) -> Option<(&Schema, TypeId)> {
-        self.schema.as_ref().map(|(s, t)| (s.as_ref(), *t))
+        self.schema.as_ref().map(|(s, t)| (&**s, *t))
     }
 }
 

@@ -120,6 +120,16 @@ impl ApiError {
         e
     }
 
+    /// Any other code and reason.
+    pub fn generic(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(code, reason, message)
+    }
+
+    /// Names what the error is about.
+    pub fn on(self, group: &str, kind: &str, name: &str) -> Self {
+        self.about(group, kind, name)
+    }
+
     /// Invalid query or body options (`ListOptions`, `CreateOptions`, ...).
     pub fn invalid_options(kind: &str, error: &str) -> Self {
         let (kind_only, group) = kind.split_once('.').unwrap_or((kind, ""));

@@ -9,6 +9,7 @@ use crate::http::{Body, BoxError, Negotiated, respond};
 use crate::resolve::Resource;
 use crate::status::ApiError;
 use crate::storage::PATIENCE;
+use crate::table::IncludeObject;
 use bytes::Bytes;
 use futures::stream;
 use http::Response;
@@ -51,6 +52,7 @@ impl ApiServer {
         name: &str,
         options: &ListOptions,
         accept: Negotiated,
+        include: IncludeObject,
     ) -> Result<Response<Body>, ApiError> {
         let selection = Selection::read(resource, options)?;
         let mut filter = Filter::namespace(namespace);
@@ -60,7 +62,7 @@ impl ApiServer {
             let interest = selection.clone();
             filter.interest = Some(Arc::new(move |entry| interest.matches(entry)));
         }
-        let encoder = EventEncoder::new(resource.clone(), accept)?;
+        let encoder = EventEncoder::new(resource.clone(), accept)?.include(include);
         let content_type = encoder.content_type();
         let streaming = options.send_initial_events == Some(true);
         let resumed = match options.resource_version {

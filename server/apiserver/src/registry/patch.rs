@@ -1,0 +1,183 @@
+//! Patch: four languages, one loop.
+
+use super::update::{Change, Wanted};
+use super::{Target, meta};
+use crate::convert;
+use crate::http::options::FieldValidation;
+use crate::schemas::{self, Expected};
+use crate::status::ApiError;
+use machinery::codec;
+use machinery::patch::{json_patch, merge_patch, strategic};
+use machinery::schema::{Schema, TypeId};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+/// A patch as it was sent.
+#[derive(Clone, Debug)]
+pub enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+    /// The configuration to apply, as sent.
+    Apply(Value),
+}
+
+const JSON: &str = "application/json-patch+json";
+const MERGE: &str = "application/merge-patch+json";
+const STRATEGIC: &str = "application/strategic-merge-patch+json";
+const APPLY: &str = "application/apply-patch+yaml";
+
+impl Patch {
+    /// Reads the body by its content type. Custom kinds take no strategic merge patch.
+    pub fn read(content_type: &str, body: &[u8], strategic: bool) -> Result<Self, ApiError> {
+        let json = || -> Result<Value, ApiError> {
+            serde_json::from_slice(body)
+                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
+        };
+        match content_type {
+            JSON => Ok(Self::Json(json()?)),
+            MERGE => Ok(Self::Merge(json()?)),
+            STRATEGIC if strategic => Ok(Self::Strategic(json()?)),
+            APPLY => codec::yaml::decode(body)
+                .map(Self::Apply)
+                .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}"))),
+            _ => {
+                let mut known = vec![JSON, MERGE];
+                if strategic {
+                    known.push(STRATEGIC);
+                }
+                known.push(APPLY);
+                Err(ApiError::unsupported_media_type(format!(
+                    "the body of the request was in an unknown format - accepted media types include: {}",
+                    known.join(", ")
+                )))
+            }
+        }
+    }
+
+    pub fn is_apply(&self) -> bool {
+        matches!(self, Self::Apply(_))
+    }
+
+    /// The client pinned the version it patches.
+    pub fn names_version(&self) -> bool {
+        match self {
+            Self::Merge(v) | Self::Strategic(v) | Self::Apply(v) => {
+                v["metadata"]["resourceVersion"].as_str().is_some_and(|s| !s.is_empty())
+            }
+            Self::Json(v) => v.as_array().into_iter().flatten().any(|op| {
+                op["path"] == "/metadata/resourceVersion" && (op["op"] == "replace" || op["op"] == "add")
+            }),
+        }
+    }
+
+    /// Applies anything but an apply to an object of the given shape.
+    pub fn apply(
+        &self,
+        object: Value,
+        shape: Option<(&Schema, TypeId)>,
+        kind: &str,
+        group: &str,
+        name: &str,
+    ) -> Result<Value, ApiError> {
+        match self {
+            Self::Json(patch) => {
+                let mut object = object;
+                json_patch::apply(&mut object, patch).map_err(|e| match e {
+                    json_patch::Error::Malformed(why) => ApiError::bad_request(why),
+                    json_patch::Error::TooManyOperations(_) => ApiError::too_large(e.to_string()),
+                    json_patch::Error::DoesNotApply(why) => ApiError::generic(422, "Invalid", why).on(group, kind, name),
+                })?;
+                Ok(object)
+            }
+            Self::Merge(patch) => {
+                if !patch.is_object() {
+                    return Err(ApiError::bad_request("error decoding patch: a merge patch must be an object"));
+                }
+                let mut object = object;
+                merge_patch::apply(&mut object, patch);
+                Ok(object)
+            }
+            Self::Strategic(patch) => {
+                let (schema, root) =
+                    shape.ok_or_else(|| ApiError::internal("no schema for a strategic merge patch"))?;
+                strategic::apply(object, patch.clone(), schema, root)
+                    .map_err(|e| ApiError::bad_request(e.to_string()))
+            }
+            Self::Apply(_) => Err(ApiError::internal("an apply is no plain patch")),
+        }
+    }
+}
+
+/// The change a patch makes to a stored object. Warnings are of the last attempt.
+pub fn change<'a>(
+    target: &'a Target<'a>,
+    patch: &'a Patch,
+    validation: FieldValidation,
+    warnings: &'a Mutex<Vec<String>>,
+) -> Change<'a> {
+    let resource = target.resource;
+    let pinned = patch.names_version();
+    Box::new(move |old| {
+        if let Patch::Apply(config) = patch {
+            let config = prepare_apply(target, config.clone(), validation, &mut warnings.lock())?;
+            check_version(target, &config, old)?;
+            let mut object = schemas::manage_apply(
+                resource,
+                Some(old),
+                config,
+                &target.manager,
+                target.subresource,
+                target.options.force.unwrap_or(false),
+                target.name,
+            )?;
+            meta::carry(&mut object, old, "resourceVersion");
+            return Ok(Wanted { object, managed: true, pinned });
+        }
+        let before = convert::from_storage(resource, old.clone());
+        let patched = patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name)?;
+        let mut found = Vec::new();
+        let checked = schemas::check(&Expected::of(resource), patched, validation, &mut found)?;
+        *warnings.lock() = found;
+        Ok(Wanted { object: convert::to_storage(resource, checked), managed: false, pinned })
+    })
+}
+
+fn check_version(target: &Target<'_>, config: &Value, old: &Value) -> Result<(), ApiError> {
+    let asked = meta::text(config, "resourceVersion");
+    if !asked.is_empty() && asked != meta::text(old, "resourceVersion") {
+        return Err(ApiError::modified(&target.resource.group, &target.resource.plural, target.name));
+    }
+    Ok(())
+}
+
+/// An applied configuration, checked for unknown fields but with nothing added: what it does not say it does
+/// not own.
+pub fn prepare_apply(
+    target: &Target<'_>,
+    mut config: Value,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let resource = target.resource;
+    if !config.is_object() {
+        return Err(ApiError::bad_request("error decoding YAML: the configuration must be an object"));
+    }
+    let mut found = Vec::new();
+    let expected = Expected::of(resource);
+    schemas::check(&expected, config.clone(), validation, &mut found).map_err(|e| {
+        if e.code == 422 { e.with_code(500, "InternalError") } else { e }
+    })?;
+    *warnings = found;
+    let name = meta::name(&config);
+    if name.is_empty() {
+        meta::set(&mut config, "name", target.name);
+    } else if name != target.name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            target.name
+        )));
+    }
+    super::create::place(resource.namespaced, target.namespace, &mut config)?;
+    Ok(config)
+}

@@ -1,0 +1,399 @@
+//! The registry's words for machinery: decode, default, fill, apply, and track field owners, by resource.
+
+use crate::convert;
+use crate::http::Encoding;
+use crate::http::options::FieldValidation;
+use crate::kinds::{self, Strategy};
+use crate::registry::meta;
+use crate::resolve::Resource;
+use crate::status::ApiError;
+use machinery::apply::{self, ApplyError};
+use machinery::codec::{self, DecodeError, Strictness};
+use machinery::field::{FieldErrors, Path};
+use machinery::names;
+use machinery::schema::{self, Schema, TypeId};
+use serde_json::{Map, Value};
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A schema: the built-in one, or a custom resource's own.
+#[derive(Clone)]
+pub enum SchemaRef {
+    Builtin(&'static Schema),
+    Custom(Arc<Schema>),
+}
+
+impl Deref for SchemaRef {
+    type Target = Schema;
+    fn deref(&self) -> &Schema {
+        match self {
+            Self::Builtin(schema) => schema,
+            Self::Custom(schema) => schema,
+        }
+    }
+}
+
+/// The type of a built-in kind.
+pub fn builtin(group: &str, version: &str, kind: &str) -> Option<(SchemaRef, TypeId)> {
+    let table = schema::builtin();
+    Some((SchemaRef::Builtin(&table.schema), table.kind(group, version, kind)?))
+}
+
+fn static_shape(group: &str, version: &str, kind: &str) -> Option<(&'static Schema, TypeId)> {
+    let table = schema::builtin();
+    Some((&table.schema, table.kind(group, version, kind)?))
+}
+
+pub fn status_shape() -> Option<(&'static Schema, TypeId)> {
+    static_shape("", "v1", "Status")
+}
+
+pub fn meta_shape(kind: &str) -> Option<(&'static Schema, TypeId)> {
+    static_shape("meta.k8s.io", "v1", kind)
+}
+
+pub fn kind_shape(group: &str, version: &str, kind: &str) -> Option<(&'static Schema, TypeId)> {
+    static_shape(group, version, kind)
+}
+
+pub fn list_shape(resource: &Resource) -> Option<(&'static Schema, TypeId)> {
+    if resource.custom.is_some() {
+        return None;
+    }
+    static_shape(&resource.group, &resource.version, &resource.list_kind)
+}
+
+/// The strategy of a built-in kind.
+pub fn strategy(group: &str, version: &str, kind: &str) -> Arc<dyn Strategy> {
+    kinds::strategy(group, version, kind)
+}
+
+fn strictness(validation: FieldValidation) -> Strictness {
+    match validation {
+        FieldValidation::Ignore => Strictness::Ignore,
+        FieldValidation::Warn => Strictness::Warn,
+        FieldValidation::Strict => Strictness::Strict,
+    }
+}
+
+/// What a body is to be read as.
+pub struct Expected<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+    pub shape: Option<(&'a Schema, TypeId)>,
+}
+
+impl<'a> Expected<'a> {
+    pub fn of(resource: &'a Resource) -> Self {
+        Self {
+            group: &resource.group,
+            version: &resource.version,
+            kind: &resource.kind,
+            shape: resource.shape(),
+        }
+    }
+
+    pub fn builtin(group: &'a str, version: &'a str, kind: &'a str) -> Self {
+        Self { group, version, kind, shape: kind_shape(group, version, kind) }
+    }
+
+    fn refuse(&self, kind: &str, version: &str, why: &str) -> ApiError {
+        let kind = if kind.is_empty() { self.kind } else { kind };
+        let version = version.rsplit('/').next().unwrap_or_default();
+        let version = if version.is_empty() { self.version } else { version };
+        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", self.kind))
+    }
+}
+
+/// Decodes a body as the kind expected, in that kind's own version. Unknown and duplicate fields are dropped,
+/// warned of or refused.
+pub fn decode(
+    expected: &Expected<'_>,
+    encoding: Encoding,
+    bytes: &[u8],
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let unreadable = |why: String| {
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {why}",
+            expected.kind
+        ))
+    };
+    let Some((schema, root)) = expected.shape else {
+        let value = match encoding {
+            Encoding::Yaml => codec::yaml::decode(bytes).map_err(|e| unreadable(e.to_string()))?,
+            _ => serde_json::from_slice(bytes).map_err(|e| unreadable(e.to_string()))?,
+        };
+        return check_kind(expected, value);
+    };
+    let mode = strictness(validation);
+    let decoded = match encoding {
+        Encoding::Json => codec::decode(bytes, schema, root, mode),
+        Encoding::Yaml => codec::yaml::decode(bytes)
+            .and_then(|value| codec::decode_value(value, schema, root, mode)),
+        Encoding::Protobuf => {
+            let value = codec::protobuf::decode(bytes, schema, root)
+                .map_err(|e| unreadable(e.to_string()))?;
+            return check_kind(expected, value);
+        }
+    };
+    let decoded = decoded.map_err(|e| match e {
+        DecodeError::Syntax(why) => unreadable(why),
+        DecodeError::Type(why) => {
+            let (version, kind) = sniff(encoding, bytes);
+            expected.refuse(&kind, &version, &why)
+        }
+    })?;
+    let value = check_kind(expected, decoded.value)?;
+    complain(expected, decoded.strict_errors, validation, warnings)?;
+    Ok(value)
+}
+
+/// Decodes a body by a schema alone, whatever version it says it is.
+pub fn decode_any(
+    schema: &Schema,
+    root: TypeId,
+    encoding: Encoding,
+    bytes: &[u8],
+) -> Result<Value, ApiError> {
+    let decoded = match encoding {
+        Encoding::Json => codec::decode(bytes, schema, root, Strictness::Ignore).map(|d| d.value),
+        Encoding::Yaml => codec::yaml::decode(bytes)
+            .and_then(|v| codec::decode_value(v, schema, root, Strictness::Ignore))
+            .map(|d| d.value),
+        Encoding::Protobuf => codec::protobuf::decode(bytes, schema, root),
+    };
+    decoded.map_err(|e| ApiError::bad_request(format!("couldn't decode the body: {e}")))
+}
+
+/// Checks a value that was computed (a patch's result) as [`decode`] checks a body.
+pub fn check(
+    expected: &Expected<'_>,
+    value: Value,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Value, ApiError> {
+    let Some((schema, root)) = expected.shape else { return check_kind(expected, value) };
+    let decoded = codec::decode_value(value, schema, root, strictness(validation))
+        .map_err(|e| expected.refuse("", "", &e.to_string()).with_code(422, "Invalid"))?;
+    let value = check_kind(expected, decoded.value)?;
+    complain(expected, decoded.strict_errors, validation, warnings)?;
+    Ok(value)
+}
+
+fn complain(
+    expected: &Expected<'_>,
+    errors: Vec<String>,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    match validation {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => warnings.extend(errors),
+        FieldValidation::Strict if errors.is_empty() => {}
+        FieldValidation::Strict => {
+            return Err(expected.refuse("", "", &format!("strict decoding error: {}", errors.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+/// Kind and version as far as a body that does not decode tells them.
+fn sniff(encoding: Encoding, bytes: &[u8]) -> (String, String) {
+    let value = match encoding {
+        Encoding::Json => serde_json::from_slice(bytes).unwrap_or_default(),
+        Encoding::Yaml => codec::yaml::decode(bytes).unwrap_or_default(),
+        Encoding::Protobuf => Value::Null,
+    };
+    let get = |k: &str| value[k].as_str().unwrap_or_default().to_owned();
+    (get("apiVersion"), get("kind"))
+}
+
+/// Fills absent `apiVersion` and `kind`, and refuses others than the expected ones.
+fn check_kind(expected: &Expected<'_>, mut value: Value) -> Result<Value, ApiError> {
+    let wanted = crate::resolve::join(expected.group, expected.version);
+    if !value.is_object() {
+        return Err(ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: \
+             json: cannot unmarshal into Go value of type struct",
+            expected.kind
+        )));
+    }
+    let version = value["apiVersion"].as_str().unwrap_or_default().to_owned();
+    let kind = value["kind"].as_str().unwrap_or_default().to_owned();
+    if version.is_empty() {
+        value["apiVersion"] = wanted.clone().into();
+    } else if version != wanted {
+        return Err(ApiError::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({wanted})"
+        )));
+    }
+    if kind.is_empty() {
+        value["kind"] = expected.kind.into();
+    } else if kind != expected.kind {
+        return Err(expected.refuse(
+            &kind,
+            &version,
+            &format!("converting ({kind}) to ({}): unknown conversion", expected.kind),
+        ));
+    }
+    if !value["metadata"].is_object() {
+        value["metadata"] = Value::Object(Map::new());
+    }
+    Ok(value)
+}
+
+/// The storage version's type; defaults and field owners are told by it.
+fn stored_shape(resource: &Resource) -> Option<(&Schema, TypeId)> {
+    if resource.is_storage_version() {
+        return resource.shape();
+    }
+    if let Some(custom) = &resource.custom {
+        return custom.storage_shape();
+    }
+    kind_shape(&resource.storage.0, &resource.storage.1, &resource.kind)
+}
+
+/// Static defaults of the schema.
+pub fn default(resource: &Resource, object: &mut Value) {
+    if let Some((schema, root)) = stored_shape(resource) {
+        schema::defaults::apply(schema, root, object);
+    }
+}
+
+/// Static defaults of any kind.
+pub fn default_shape((schema, root): (&Schema, TypeId), object: &mut Value) {
+    schema::defaults::apply(schema, root, object);
+}
+
+/// Adds what upstream writes for fields that were never set.
+pub fn fill(resource: &Resource, object: Value) -> Value {
+    let Some((schema, root)) = resource.shape() else { return object };
+    match codec::decode_value(object.clone(), schema, root, Strictness::Ignore) {
+        Ok(decoded) => decoded.value,
+        Err(_) => object,
+    }
+}
+
+/// What only the schema can check: custom resources.
+pub fn validate(resource: &Resource, object: &Value, old: Option<&Value>) -> FieldErrors {
+    match &resource.custom {
+        Some(custom) => custom.validate(object, old),
+        None => FieldErrors::default(),
+    }
+}
+
+/// `metadata` on create. Built-in kinds check their own in their strategy, where names have kind-specific forms.
+pub fn validate_metadata(resource: &Resource, object: &Value) -> FieldErrors {
+    if resource.custom.is_none() && kinds::validates_metadata(&resource.storage.0, &resource.kind) {
+        return FieldErrors::default();
+    }
+    let path = Path::new("metadata");
+    machinery::meta::validate(object, resource.namespaced, names::name_is_subdomain, &path)
+}
+
+pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value) -> FieldErrors {
+    if resource.custom.is_none() && kinds::validates_metadata(&resource.storage.0, &resource.kind) {
+        return FieldErrors::default();
+    }
+    // The precondition was checked already; an absent version is no error here.
+    let path = Path::new("metadata");
+    let mut errors = machinery::meta::validate_update(object, old, &path);
+    errors.0.retain(|e| e.path != "metadata.resourceVersion");
+    errors
+}
+
+/// The split between a custom resource and its status; built-in strategies do their own.
+pub fn prepare_status(resource: &Resource, object: &mut Value, old: &Value, subresource: &str) {
+    if let Some(custom) = &resource.custom {
+        custom.prepare_for_update(object, old, subresource);
+    }
+}
+
+const STATUS: &[&[&str]] = &[&["status"]];
+const ALL_BUT_STATUS: &[&[&str]] = &[&["spec"], &["metadata"]];
+
+/// Runs `with` on the field-management context of a write; `None` for kinds without a schema.
+fn context<T>(
+    resource: &Resource,
+    manager: &str,
+    subresource: &str,
+    force: bool,
+    with: impl FnOnce(&apply::Context<'_>) -> T,
+) -> Option<T> {
+    let (schema, root) = stored_shape(resource)?;
+    let reset = match subresource {
+        "" if resource.subresource("status").is_some() => STATUS,
+        "status" => ALL_BUT_STATUS,
+        _ => &[],
+    };
+    let api_version = resource.storage_api_version();
+    let now = meta::now();
+    Some(with(&apply::Context {
+        schema,
+        root,
+        manager,
+        api_version: &api_version,
+        subresource,
+        now: &now,
+        force,
+        reset,
+        builtin: resource.custom.is_none(),
+    }))
+}
+
+/// Records what a write that is no apply changed.
+pub fn manage_update(
+    resource: &Resource,
+    old: Option<&Value>,
+    new: &mut Value,
+    manager: &str,
+    subresource: &str,
+) {
+    context(resource, manager, subresource, false, |ctx| apply::update(old, new, ctx));
+}
+
+/// Merges a server-side apply into the live object. Both in the storage version.
+pub fn manage_apply(
+    resource: &Resource,
+    live: Option<&Value>,
+    patch: Value,
+    manager: &str,
+    subresource: &str,
+    force: bool,
+    name: &str,
+) -> Result<Value, ApiError> {
+    let patch = convert::to_storage(resource, patch);
+    let applied =
+        context(resource, manager, subresource, force, |ctx| apply::apply(live, &patch, ctx))
+            .ok_or_else(|| ApiError::internal("no schema to apply with"))?;
+    applied.map_err(|e| match &e {
+        ApplyError::Conflicts(conflicts) => {
+            let mut out = ApiError::bad_request(e.to_string()).with_code(409, "Conflict");
+            for conflict in conflicts {
+                out = out.with_cause(
+                    "FieldManagerConflict",
+                    format!("conflict with {}", conflict.manager),
+                    &apply::show_path(&conflict.path),
+                );
+            }
+            out
+        }
+        ApplyError::BadRequest(why) => ApiError::bad_request(why.clone()),
+        ApplyError::Invalid(why) => ApiError::bad_request(why.clone()).with_code(500, ""),
+    })
+    .inspect_err(|e| tracing::debug!(name, error = %e, "apply refused"))
+}
+
+/// `managedFields` that differ in nothing but their times.
+pub fn managed_fields_equal_but_time(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.as_array(), b.as_array()) else { return a == b };
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return a == b };
+            let keys = |m: &Map<String, Value>| m.keys().filter(|k| *k != "time").count();
+            keys(a) == keys(b) && a.iter().filter(|(k, _)| *k != "time").all(|(k, v)| b.get(k) == Some(v))
+        })
+}

@@ -1,0 +1,181 @@
+//! The server as a value: configuration, shared state, and the ways in.
+
+use crate::admission::Plugin;
+use crate::authentication::{Authenticator, UserInfo};
+use crate::authorization::Authorizer;
+use crate::cache::Cache;
+use crate::chain::AuditSink;
+use crate::http::serve::{self, TlsSource};
+use crate::http::service::{ApiService, InProcessService};
+use crate::metrics::Metrics;
+use crate::resolve::Index;
+use crate::services::{Allocators, Cidr};
+use crate::status::ApiError;
+use crate::storage::Storage;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use kit::Shutdown;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::ops::{Deref, RangeInclusive};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Answers `serviceaccounts/token`.
+#[async_trait]
+pub trait TokenIssuer: Send + Sync + 'static {
+    /// Fills the status of a TokenRequest (decoded, authentication.k8s.io/v1).
+    async fn issue(&self, namespace: &str, account: &str, request: Value) -> Result<Value, ApiError>;
+    /// `/.well-known/openid-configuration` and `/openid/v1/jwks`.
+    fn discovery(&self) -> Option<(Value, Value)> {
+        None
+    }
+}
+
+/// Client TLS towards kubelets: asked once a connection, so certificates rotate live.
+pub type KubeletTls = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
+
+/// Everything the server is made of. Public fields; start from [`Config::new`].
+pub struct Config {
+    pub cache: Arc<Cache>,
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    pub authorizer: Arc<dyn Authorizer>,
+    /// In upstream's order; each is asked to mutate, then to validate.
+    pub admission: Vec<Arc<dyn Plugin>>,
+    pub audit: Option<Arc<dyn AuditSink>>,
+    pub tokens: Option<Arc<dyn TokenIssuer>>,
+    /// Without it, logs, exec and proxies to nodes answer 503.
+    pub kubelet: Option<KubeletTls>,
+    /// Serve alpha and beta versions too (`--runtime-config=api/all=true`).
+    pub all_versions: bool,
+    pub service_cidr: Cidr,
+    pub node_ports: RangeInclusive<u16>,
+    /// Where the `kubernetes` Service points. `None`: it gets no endpoints.
+    pub advertise: Option<(IpAddr, u16)>,
+    /// `gitVersion` of `/version`.
+    pub version: String,
+}
+
+impl Config {
+    pub fn new(
+        cache: Arc<Cache>,
+        authenticators: Vec<Arc<dyn Authenticator>>,
+        authorizer: Arc<dyn Authorizer>,
+        admission: Vec<Arc<dyn Plugin>>,
+    ) -> Self {
+        Self {
+            cache,
+            authenticators,
+            authorizer,
+            admission,
+            audit: None,
+            tokens: None,
+            kubelet: None,
+            all_versions: false,
+            service_cidr: Cidr::default(),
+            node_ports: 30000..=32767,
+            advertise: None,
+            version: format!("v1.36.0+ironclad.{}", env!("CARGO_PKG_VERSION")),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("{0}")]
+    Services(String),
+}
+
+/// The server. Cheap to clone; all clones are one server.
+#[derive(Clone)]
+pub struct ApiServer(Arc<Inner>);
+
+pub struct Inner {
+    pub config: Config,
+    pub storage: Storage,
+    pub(crate) index: ArcSwap<Index>,
+    pub metrics: Metrics,
+    pub(crate) services: Allocators,
+    pub(crate) seats: Semaphore,
+    pub(crate) discovery: crate::discovery::Documents,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) started: AtomicBool,
+    pub(crate) checks: parking_lot::Mutex<Vec<(String, Check)>>,
+}
+
+/// A further readiness check: `Err` is why not.
+pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+impl Deref for ApiServer {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl ApiServer {
+    /// Builds the server over a loaded cache. Nothing runs yet; requests can be answered at once, but /readyz
+    /// says no until [`start`](Self::start) is done.
+    pub fn new(config: Config) -> Result<Self, BuildError> {
+        let index = Index::builtin(&config.cache, config.all_versions);
+        let services =
+            Allocators::new(config.service_cidr, config.node_ports.clone()).map_err(BuildError::Services)?;
+        services.rebuild(&config.cache);
+        Ok(Self(Arc::new(Inner {
+            storage: Storage::new(config.cache.clone()),
+            index: ArcSwap::from_pointee(index),
+            metrics: Metrics::default(),
+            services,
+            seats: Semaphore::new(600),
+            discovery: crate::discovery::Documents::default(),
+            shutdown: Shutdown::new(),
+            started: AtomicBool::new(false),
+            checks: parking_lot::Mutex::new(Vec::new()),
+            config,
+        })))
+    }
+
+    /// Creates what a cluster cannot be without (system namespaces, the `kubernetes` Service and its endpoints)
+    /// and begins to follow CustomResourceDefinitions. Idempotent; returns once the server is ready.
+    pub async fn start(&self) -> Result<(), ApiError> {
+        crate::crd::start(self).await?;
+        crate::system::bootstrap(self).await?;
+        self.started.store(true, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    /// Adds a check to /readyz (and its `?verbose` list).
+    pub fn add_ready_check(&self, name: &str, check: Check) {
+        self.checks.lock().push((name.to_owned(), check));
+    }
+
+    /// Ends watches and background work; [`serve`](Self::serve) calls it when its own signal comes.
+    pub fn stop(&self) {
+        self.shutdown.trigger();
+    }
+
+    /// For sockets other than [`serve`](Self::serve)'s.
+    pub fn service(&self) -> ApiService {
+        ApiService::new(self.clone())
+    }
+
+    /// A `tower::Service` for `kube::Client::new`: the whole chain, as this user, without a socket. Watches
+    /// stream; upgrades (exec, port-forward) need the socket.
+    pub fn in_process(&self, user: UserInfo) -> InProcessService {
+        InProcessService::new(self.clone(), user)
+    }
+
+    /// Serves the secure port until `shutdown`; see [`serve::serve`].
+    pub async fn serve(&self, listener: TcpListener, tls: TlsSource, shutdown: Shutdown) {
+        let ender = {
+            let (server, shutdown) = (self.clone(), shutdown.clone());
+            async move {
+                shutdown.wait().await;
+                server.stop();
+            }
+        };
+        tokio::join!(serve::serve(self.clone(), listener, tls, shutdown), ender);
+    }
+}
