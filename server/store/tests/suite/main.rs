@@ -1,6 +1,7 @@
 //! One body, two subjects: what [`store::Store`] promises, asked of every engine.
 
 mod body;
+mod etcd_only;
 mod subjects;
 
 /// One test per promise and engine.
@@ -11,6 +12,14 @@ macro_rules! suite {
             async fn $name() {
                 let subject = crate::subjects::embedded();
                 crate::body::$name(subject.store.clone()).await;
+            }
+        )* }
+        mod etcd { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(subject) = crate::subjects::etcd().await {
+                    crate::body::$name(subject.store.clone()).await;
+                }
             }
         )* }
     };
