@@ -15,6 +15,7 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
+pub mod bootstrap;
 pub mod cache;
 pub mod chain;
 mod convert;
@@ -25,6 +26,7 @@ pub mod http;
 pub mod kinds;
 pub mod metrics;
 pub mod reader;
+pub mod security;
 pub mod tokens;
 pub mod registry;
 pub mod resolve;
