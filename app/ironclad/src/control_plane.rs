@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use apiserver::ApiServer;
 use apiserver::authentication::UserInfo;
 use apiserver::cache::Cache;
+use apiserver::security::SecurityConfig;
 use client::InformerFactory;
 use kit::Shutdown;
 use kit::pki::{Credentials, Kubeconfig, LeafSpec, Pki, RotatingCertificate, Sans};
@@ -59,14 +60,9 @@ pub async fn start(
     let cache = Cache::start(store, fields).await.context("load the state")?;
     progress.step(&format!("state loaded (revision {})", cache.revision()));
 
-    let security = apiserver::security::build(&pki, cache.clone(), security_config(flags)).await?;
-    let mut config = apiserver::Config::new(
-        cache,
-        security.authenticators,
-        security.authorizer,
-        security.plugins,
-    );
-    config.tokens = Some(security.token_issuer);
+    let security = apiserver::security::build(&pki, cache.clone(), SecurityConfig::default())
+        .map_err(|e| anyhow::anyhow!("set up authentication: {e}"))?;
+    let mut config = apiserver::server::Config::secure(cache, security);
     config.advertise = Some((IpAddr::V4(advertise), port));
     config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
     let kubelet_tls = kubelet_tls(&pki, &kubelet_client)?;
@@ -190,16 +186,13 @@ async fn open_store(flags: &Flags, data: &DataDir) -> Result<Arc<dyn Store>> {
             let read = |path: &Option<camino::Utf8PathBuf>| -> Result<Option<Vec<u8>>> {
                 path.as_ref().map(|p| std::fs::read(p).with_context(|| format!("read {p}"))).transpose()
             };
-            let tls = store::etcd::TlsOptions {
+            let tls = store::etcd::Tls {
                 ca: read(&flags.etcd_cafile)?,
                 certificate: read(&flags.etcd_certfile)?,
                 key: read(&flags.etcd_keyfile)?,
             };
-            store::etcd::connect(urls.clone(), tls).await.context("connect to etcd")
+            let tls = urls.iter().any(|u| u.starts_with("https://")).then_some(tls);
+            store::etcd::connect(urls, tls, "").await.context("connect to etcd")
         }
     }
-}
-
-fn security_config(flags: &Flags) -> apiserver::security::Config {
-    apiserver::security::Config::default()
 }

@@ -1,7 +1,7 @@
 //! The demo application's server: the binary is its own image. Answers with a greeting and its pod's name, stops
 //! accepting on SIGTERM and finishes what it has begun.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -16,8 +16,18 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Longest wait for requests under way once SIGTERM came.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// `hello [--port N]`, the image's entrypoint.
+pub async fn main(arguments: &[String]) -> Result<()> {
+    let port = match arguments {
+        [] => 8080,
+        [flag, port] if flag == "--port" => port.parse().with_context(|| format!("{port:?} is not a port"))?,
+        _ => bail!("usage: ironclad hello [--port N]"),
+    };
+    run(port).await
+}
+
 /// Serves until SIGTERM or SIGINT.
-pub async fn run(port: u16) -> Result<()> {
+async fn run(port: u16) -> Result<()> {
     let greeting = std::env::var("GREETING").unwrap_or_else(|_| "Hello".into());
     let pod = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "nobody".into());
     let text = Bytes::from(format!("{greeting}, {pod} speaking\n"));

@@ -1,7 +1,11 @@
 //! What must hold before anything is changed: each failure is one sentence with what to do.
 
 use anyhow::{Context, Result, bail};
+use crate::cli::ControlPlane;
+use crate::place::Place;
 use camino::Utf8Path;
+use network::dataplane::Cidr;
+use network::machine::Machine;
 use std::net::{Ipv4Addr, TcpListener};
 
 /// Smallest free space the data directory's disk must have to start on.
@@ -56,4 +60,20 @@ pub fn require_room(path: &Utf8Path) -> Result<()> {
         bail!("the disk of {path} is full ({} MiB free, {} needed); make room", free >> 20, ROOM >> 20);
     }
     Ok(())
+}
+
+/// The pod and service blocks are free on this machine, or this cluster's own.
+pub fn require_free_blocks(place: &Place, flags: &ControlPlane) -> Result<()> {
+    let first = flags.pod_cidr.nth(0).zip(flags.pod_cidr.nth(255)).map(|(address, _)| Cidr { address, prefix: 24 });
+    let Some(pod_cidr) = first.filter(|_| flags.pod_cidr.prefix <= 24) else {
+        bail!("--pod-cidr {} is too small: each node takes a /24 of it", flags.pod_cidr);
+    };
+    if flags.service_cidr.nth(10).is_none() {
+        bail!("--service-cidr {} is too small: cluster DNS is its tenth address", flags.service_cidr);
+    }
+    if flags.pod_cidr.overlaps(flags.service_cidr) {
+        bail!("--pod-cidr {} and --service-cidr {} overlap", flags.pod_cidr, flags.service_cidr);
+    }
+    let machine = Machine { tag: place.tag.clone(), pod_cidr, service_cidr: flags.service_cidr };
+    machine.check().context("pass another --pod-cidr or --service-cidr")
 }
