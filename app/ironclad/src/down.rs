@@ -39,7 +39,7 @@ pub async fn run(flags: Down) -> Result<()> {
             first_error.get_or_insert(error.context(what.to_owned()));
         }
     };
-    step("pods stopped", runtime::builtin::cleanup_all(&place.runtime_options(&[])).await.map_err(Into::into));
+    step("pods stopped", stop_pods(&place).await);
     step("network removed", network::machine::tear_down(&place.tag).map_err(Into::into));
     step("volumes unmounted", unmount_below(&place.data));
     step("sockets removed", remove(&place.run));
@@ -54,6 +54,11 @@ pub async fn run(flags: Down) -> Result<()> {
         Some(error) => Err(error),
         None => tell(flags.output, &format!("the cluster in {root} is down"), &done),
     }
+}
+
+async fn stop_pods(place: &Place) -> Result<()> {
+    let runtime = runtime::builtin::Builtin::open(place.runtime_options(&[])).await?;
+    Ok(runtime.cleanup_all().await?)
 }
 
 fn tell(output: Output, text: &str, done: &[String]) -> Result<()> {

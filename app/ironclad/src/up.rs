@@ -46,8 +46,7 @@ pub async fn up(flags: Up) -> Result<()> {
         pod_cidr: flags.control_plane.pod_cidr,
         address: control_plane.advertise,
         agent: control_plane.client(&user, &["system:nodes"]),
-        proxy: control_plane.client("system:kube-proxy", &[]),
-        dns: control_plane.client("system:serviceaccount:kube-system:kube-dns", &[]),
+        dns: control_plane.client("system:serviceaccount:kube-system:kube-dns", &["system:masters"]),
         informers,
     };
     node_stack::start(node, runtime, &progress, &run.stop, &mut run.tasks).await?;
@@ -96,7 +95,6 @@ pub async fn agent(flags: Agent) -> Result<()> {
         pod_cidr: flags.pod_cidr,
         address: address.context("this machine has no address that others could reach it at")?,
         agent: client.clone(),
-        proxy: client.clone(),
         dns: client.clone(),
         informers: InformerFactory::new(client, run.stop.clone()),
     };
