@@ -25,7 +25,6 @@ pub mod http;
 pub mod kinds;
 pub mod metrics;
 pub mod reader;
-pub mod tokens;
 pub mod registry;
 pub mod resolve;
 pub mod resources;
@@ -37,10 +36,11 @@ pub mod storage;
 pub mod subresources;
 mod system;
 pub mod table;
+pub mod tokens;
 mod verbs;
 mod virtuals;
 
-pub use server::{ApiServer, BuildError, Config, KubeletTls, TokenIssuer};
+pub use server::{ApiServer, BuildError, Check, Config, KubeletTls};
 
 use cache::FieldsOf;
 use std::collections::HashMap;
