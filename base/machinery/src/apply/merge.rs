@@ -2,7 +2,7 @@
 
 use super::set::{PathElement, Set};
 use super::typed::{self, Kind};
-use crate::schema::{ListShape, Schema};
+use crate::schema::{ListShape, Schema, Shape};
 use serde_json::{Map, Value};
 
 /// The merge of `new` into `old`: members of `new` win, everything else stays. `None`: nothing is left to say.
@@ -75,8 +75,17 @@ fn insert(
 ) {
     let (below, field) = typed::member(schema, of, name);
     let merged = merge(schema, below, old, Some(change));
-    // Null is absence for a declared field that does not say otherwise.
-    let absent = |v: &Value| v.is_null() && field.is_some_and(|f| !f.nullable);
+    // Null is absence for a declared field that does not say otherwise, and so is an empty list or map where
+    // upstream's types leave it out.
+    let empty = |v: &Value| match v {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    };
+    let omitted = |f: &crate::schema::Field| {
+        !schema.custom && f.omit_empty && !f.pointer && matches!(f.shape, Shape::List(_) | Shape::Map(_))
+    };
+    let absent = |v: &Value| field.is_some_and(|f| (v.is_null() && !f.nullable) || (omitted(f) && empty(v)));
     if let Some(merged) = merged.filter(|v| !absent(v)) {
         out.insert(name.to_string(), merged);
     }

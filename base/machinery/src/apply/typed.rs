@@ -29,12 +29,21 @@ pub(super) fn kind<'s>(schema: &'s Schema, shape: &'s Shape) -> Kind<'s> {
     }
 }
 
+/// A field may override whether its type is atomic.
+fn field_kind<'s>(schema: &'s Schema, field: &'s Field) -> Kind<'s> {
+    match (&field.shape, field.atomic) {
+        (Shape::Struct(_), Some(true)) => Kind::Leaf,
+        (Shape::Struct(id), Some(false)) => Kind::Struct(schema.get(*id)),
+        (shape, _) => kind(schema, shape),
+    }
+}
+
 /// The type of a map's or struct's member, and whether the member is a declared field.
 pub(super) fn member<'s>(schema: &'s Schema, of: Kind<'s>, name: &str) -> (Kind<'s>, Option<&'s Field>) {
     match of {
         Kind::Struct(def) => match def.field(name) {
-            Some(field) => (kind(schema, &field.shape), Some(field)),
-            None => (Kind::Deduced, None),
+            Some(field) => (field_kind(schema, field), Some(field)),
+            None => (def.rest.as_deref().map_or(Kind::Deduced, |rest| kind(schema, rest)), None),
         },
         Kind::Map(value) => (kind(schema, value), None),
         _ => (Kind::Deduced, None),
@@ -174,7 +183,7 @@ pub(super) fn check(
                 path.push_str(name);
                 match def.field(name) {
                     Some(field) => check(schema, &field.shape, below, path, errors),
-                    None if def.preserve_unknown || def.embedded_resource => {}
+                    None if def.preserve_unknown || def.embedded_resource || def.rest.is_some() => {}
                     None => errors.push(format!("{path}: field not declared in schema")),
                 }
                 path.truncate(at);

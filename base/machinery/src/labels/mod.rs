@@ -342,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn printing_and_parsing_agree(key in "[a-c]{1,3}", values in proptest::collection::vec("[a-z0-9]{1,3}", 1..3), op in 0..7) {
+        fn printing_and_parsing_agree(key in "[a-c]{1,3}", values in proptest::collection::vec("[a-z0-9]{1,3}", 1..3), op in 0usize..7) {
             let op = [Operator::In, Operator::NotIn, Operator::Equals, Operator::NotEquals, Operator::Exists, Operator::NotExists, Operator::DoubleEquals][op];
             let values = match op {
                 Operator::In | Operator::NotIn => values,

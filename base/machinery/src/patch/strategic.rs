@@ -424,3 +424,127 @@ fn clean(value: Value) -> Option<Value> {
         other => Some(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::builtin;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn patched(original: Value, patch: Value) -> Result<Value, Error> {
+        let b = builtin();
+        apply(original, patch, &b.schema, b.kind("", "v1", "Pod").unwrap())
+    }
+
+    fn spec(original: Value, patch: Value) -> Value {
+        patched(json!({"spec": original}), json!({"spec": patch})).unwrap()["spec"].take()
+    }
+
+    #[test]
+    fn lists_merge_by_key() {
+        assert_eq!(
+            spec(
+                json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]}),
+                json!({"containers": [{"name": "b", "image": "2"}, {"name": "c", "image": "3"}]})
+            ),
+            json!({"containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}, {"name": "c", "image": "3"}]})
+        );
+        assert_eq!(
+            spec(
+                json!({"containers": [{"name": "a", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "1"}], "args": ["a"]}]}),
+                json!({"containers": [{"name": "a", "env": [{"name": "X", "$patch": "delete"}, {"name": "Z", "value": "3"}], "args": ["b"]}]})
+            ),
+            json!({"containers": [{"name": "a", "env": [{"name": "Z", "value": "3"}, {"name": "Y", "value": "1"}], "args": ["b"]}]})
+        );
+        // Lists without a strategy are replaced.
+        assert_eq!(
+            spec(json!({"tolerations": [{"key": "a"}]}), json!({"tolerations": [{"key": "b"}]})),
+            json!({"tolerations": [{"key": "b"}]})
+        );
+    }
+
+    #[test]
+    fn directives() {
+        assert_eq!(
+            spec(
+                json!({"containers": [{"name": "a"}, {"name": "b"}]}),
+                json!({"containers": [{"$patch": "replace"}, {"name": "c"}]})
+            ),
+            json!({"containers": [{"name": "c"}]})
+        );
+        assert_eq!(
+            spec(
+                json!({"securityContext": {"runAsUser": 1}}),
+                json!({"securityContext": {"$patch": "replace", "runAsGroup": 2}})
+            ),
+            json!({"securityContext": {"runAsGroup": 2}})
+        );
+        assert_eq!(
+            spec(
+                json!({"securityContext": {"runAsUser": 1}}),
+                json!({"securityContext": {"$patch": "delete"}})
+            ),
+            json!({"securityContext": {}})
+        );
+        assert_eq!(
+            spec(
+                json!({"volumes": [{"name": "v", "emptyDir": {}}]}),
+                json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]})
+            ),
+            json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]})
+        );
+        assert_eq!(
+            spec(
+                json!({"containers": [{"name": "a"}, {"name": "s"}, {"name": "b"}]}),
+                json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": [{"name": "b", "image": "x"}]})
+            ),
+            json!({"containers": [{"name": "s"}, {"name": "b", "image": "x"}, {"name": "a"}]})
+        );
+        let meta = patched(
+            json!({"metadata": {"finalizers": ["a", "b", "c"]}}),
+            json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"], "$setElementOrder/finalizers": ["d", "a", "c"], "finalizers": ["d"]}}),
+        );
+        assert_eq!(meta.unwrap(), json!({"metadata": {"finalizers": ["d", "a", "c"]}}));
+        assert_eq!(spec(json!({"nodeName": "a"}), json!({"nodeName": null})), json!({}));
+        assert_eq!(spec(json!({}), json!({"affinity": {"nodeAffinity": null}})), json!({"affinity": {}}));
+    }
+
+    #[test]
+    fn refusals() {
+        let bad = |patch| {
+            patched(json!({"spec": {"containers": [{"name": "a"}]}}), json!({"spec": patch}))
+                .unwrap_err()
+                .to_string()
+        };
+        assert_eq!(
+            bad(json!({"containers": [{"image": "x"}]})),
+            "map: map[image:x] does not contain declared merge key: name"
+        );
+        assert_eq!(bad(json!({"$patch": "sing"})), "unknown patch type: sing in map: map[$patch:sing]");
+        assert_eq!(bad(json!({"$retainKeys": ["a"], "nodeName": "x"})), "invalid patch format of retainKeys");
+        assert!(
+            bad(json!({"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "b"}]}))
+                .starts_with("The order in patch list:\n[map[name:b]]\n doesn't match $setElementOrder list:\n[map[name:a]]\n")
+        );
+    }
+
+    proptest! {
+        /// Where no list merges, a strategic patch is a merge patch.
+        #[test]
+        fn agrees_with_merge_patch_on_maps(a in proptest::collection::btree_map("[a-c]", "[xy]", 0..3), b in proptest::collection::btree_map("[a-c]", proptest::option::of("[xy]"), 0..3)) {
+            let object = json!({"metadata": {"labels": a}});
+            let patch = json!({"metadata": {"labels": b}});
+            let mut want = object.clone();
+            crate::patch::merge_patch::apply(&mut want, &patch);
+            prop_assert_eq!(patched(object, patch).unwrap(), want);
+        }
+
+        #[test]
+        fn merging_twice_is_merging_once(a in proptest::sample::subsequence(vec!["a", "b", "c", "d"], 0..=4), b in proptest::sample::subsequence(vec!["a", "b", "c", "d"], 0..=4).prop_shuffle()) {
+            let list = |names: &[&str], image: &str| json!({"spec": {"containers": names.iter().map(|n| json!({"name": n, "image": image})).collect::<Vec<_>>()}});
+            let once = patched(list(&a, "x"), list(&b, "y")).unwrap();
+            prop_assert_eq!(patched(once.clone(), list(&b, "y")).unwrap(), once);
+        }
+    }
+}
