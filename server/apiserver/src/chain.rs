@@ -3,16 +3,18 @@
 //! Every step is a function here; reading [`run`] top to bottom reads the order.
 
 use crate::ApiServer;
-use crate::authentication::{InProcessIdentity, UserInfo};
+use crate::authentication::impersonation::{self, ImpersonationError};
+use crate::authentication::{Authenticator, UserInfo};
 use crate::authorization::{Attributes, Decision};
 use crate::http::options::Query;
 use crate::http::{Body, RequestBody, RequestInfo, respond};
 use crate::status::ApiError;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::header::{HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +26,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Call {
     pub parts: Parts,
     /// Taken by whoever reads it.
-    pub body: Option<RequestBody>,
+    pub body: Mutex<Option<RequestBody>>,
     pub query: Query,
     pub info: RequestInfo,
     pub user: Arc<UserInfo>,
@@ -72,9 +74,7 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
     } else {
         match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
             Ok(outcome) => outcome,
-            Err(_) => {
-                Ok(Err(ApiError::timeout("request did not complete within the allotted timeout", 0)))
-            }
+            Err(_) => Ok(Err(ApiError::timeout("request did not complete within the allotted timeout", 0))),
         }
     };
     let mut response = match outcome {
@@ -83,9 +83,8 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
         Err(_) => {
             server.metrics.panicked();
             tracing::error!(path = %verb.path, "a request panicked");
-            let e = ApiError::internal(
-                "This request caused apiserver to panic. Look in the logs for details.",
-            );
+            let e =
+                ApiError::internal("This request caused apiserver to panic. Look in the logs for details.");
             respond::error(&headers, &e)
         }
     };
@@ -117,7 +116,7 @@ async fn run(
     started: Instant,
     long: bool,
 ) -> Result<Response<Body>, ApiError> {
-    let user = authenticate(server, &parts, &info).await?;
+    let user = authenticate(server, &parts).await?;
     let impersonated = impersonate(server, &user, &parts.headers).await?;
     let acting = Arc::new(impersonated.clone().unwrap_or_else(|| user.clone()));
     authorize(server, &acting, &info, &query).await?;
@@ -126,7 +125,7 @@ async fn run(
     let audit = server.config.audit.clone();
     let agent = audit.as_ref().map(|_| user_agent(&parts.headers).to_owned());
     let kept = audit.as_ref().map(|_| info.clone());
-    let call = Call { parts, body: Some(body), query, info, user: acting, warnings: Vec::new() };
+    let call = Call { parts, body: Mutex::new(Some(body)), query, info, user: acting, warnings: Vec::new() };
     let answer = dispatch(server, call).await;
     if let (Some(audit), Some(info)) = (audit, kept) {
         let code = match &answer {
@@ -146,8 +145,12 @@ async fn run(
     answer
 }
 
-async fn dispatch(server: &ApiServer, call: Call) -> Result<Response<Body>, ApiError> {
-    if call.info.resource_request { crate::verbs::handle(server, call).await } else { crate::discovery::handle(server, call).await }
+fn dispatch(server: &ApiServer, call: Call) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {
+    if call.info.resource_request {
+        Box::pin(crate::verbs::handle(server, call))
+    } else {
+        Box::pin(crate::discovery::handle(server, call))
+    }
 }
 
 /// Watches, logs, tunnels and proxies: they may last, and take no seat.
@@ -159,50 +162,16 @@ fn is_long_running(info: &RequestInfo, query: &Query) -> bool {
     }
 }
 
-async fn authenticate(server: &ApiServer, parts: &Parts, info: &RequestInfo) -> Result<UserInfo, ApiError> {
-    let mut user = None;
-    if let Some(InProcessIdentity(given)) = parts.extensions.get::<InProcessIdentity>() {
-        user = Some(given.clone());
-    } else {
-        for authenticator in &server.config.authenticators {
-            match authenticator.authenticate(parts).await {
-                Ok(None) => {}
-                Ok(found) => {
-                    user = found;
-                    break;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "unable to authenticate the request");
-                    return Err(ApiError::unauthorized());
-                }
-            }
+/// The in-process identity, the credentials, or anonymous; otherwise 401.
+async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, ApiError> {
+    match server.authentication.authenticate(parts).await {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(ApiError::unauthorized()),
+        Err(error) => {
+            tracing::debug!(%error, "unable to authenticate the request");
+            Err(ApiError::unauthorized())
         }
     }
-    let Some(mut user) = user else {
-        if open_to_anonymous(info) {
-            return Ok(UserInfo {
-                name: "system:anonymous".into(),
-                groups: vec!["system:unauthenticated".into()],
-                ..UserInfo::default()
-            });
-        }
-        return Err(ApiError::unauthorized());
-    };
-    authenticated_group(&mut user);
-    Ok(user)
-}
-
-fn authenticated_group(user: &mut UserInfo) {
-    const GROUP: &str = "system:authenticated";
-    if user.name != "system:anonymous" && !user.groups.iter().any(|g| g == GROUP) {
-        user.groups.push(GROUP.into());
-    }
-}
-
-/// Health and version answer without credentials; nothing else does.
-fn open_to_anonymous(info: &RequestInfo) -> bool {
-    let first = info.path.trim_matches('/').split('/').next().unwrap_or_default();
-    matches!(first, "healthz" | "livez" | "readyz" | "version")
 }
 
 /// `Impersonate-*` headers: who the request acts as, if the caller may.
@@ -211,77 +180,16 @@ async fn impersonate(
     user: &UserInfo,
     headers: &HeaderMap,
 ) -> Result<Option<UserInfo>, ApiError> {
-    let text = |v: &HeaderValue| v.to_str().unwrap_or_default().to_owned();
-    let name = headers.get("impersonate-user").map(text).unwrap_or_default();
-    let uid = headers.get("impersonate-uid").map(text).unwrap_or_default();
-    let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
-    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (header, value) in headers {
-        if let Some(key) = header.as_str().strip_prefix("impersonate-extra-") {
-            let key = crate::http::info::percent_decode(key).unwrap_or_else(|| key.to_owned());
-            extra.entry(key).or_default().push(text(value));
-        }
-    }
-    if name.is_empty() {
-        if groups.is_empty() && extra.is_empty() && uid.is_empty() {
-            return Ok(None);
-        }
-        return Err(ApiError::bad_request(
-            "requested [{Group  system:masters  }] without impersonating a user".replace(
-                "[{Group  system:masters  }]",
-                &format!("groups={groups:?} uid={uid:?} extra={:?}", extra.keys().collect::<Vec<_>>()),
-            ),
-        ));
-    }
-    let mut target = UserInfo { name: name.clone(), uid: uid.clone(), groups: groups.clone(), extra: extra.clone() };
-    let ask = |resource: &str, group: &str, name: &str, namespace: &str, subresource: &str| Attributes {
-        user: user.clone(),
-        verb: "impersonate".into(),
-        namespace: namespace.into(),
-        api_group: group.into(),
-        api_version: "v1".into(),
-        resource: resource.into(),
-        subresource: subresource.into(),
-        name: name.into(),
-        resource_request: true,
-        ..Attributes::default()
+    let refuse = |error: ImpersonationError| match error {
+        ImpersonationError::WithoutUser(_) => ApiError::internal(error),
+        ImpersonationError::Forbidden { attributes, reason } => refusal(&attributes, &reason),
     };
-    let mut wanted = Vec::new();
-    if let Some((namespace, account)) =
-        name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
-    {
-        wanted.push(ask("serviceaccounts", "", account, namespace, ""));
-        if groups.is_empty() {
-            target.groups = vec![
-                "system:serviceaccounts".into(),
-                format!("system:serviceaccounts:{namespace}"),
-            ];
-        }
-    } else {
-        wanted.push(ask("users", "", &name, "", ""));
-    }
-    for group in &groups {
-        wanted.push(ask("groups", "", group, "", ""));
-    }
-    if !uid.is_empty() {
-        wanted.push(ask("uids", "authentication.k8s.io", &uid, "", ""));
-    }
-    for (key, values) in &extra {
-        for value in values {
-            wanted.push(ask("userextras", "authentication.k8s.io", value, "", key));
+    match impersonation::requested(headers).map_err(refuse)? {
+        None => Ok(None),
+        Some(target) => {
+            impersonation::allow(&*server.config.authorizer, user, target).await.map(Some).map_err(refuse)
         }
     }
-    for attributes in wanted {
-        decide(server, &attributes).await?;
-    }
-    if name == "system:anonymous" {
-        if !target.groups.iter().any(|g| g == "system:unauthenticated") {
-            target.groups.push("system:unauthenticated".into());
-        }
-    } else {
-        authenticated_group(&mut target);
-    }
-    Ok(Some(target))
 }
 
 async fn authorize(
@@ -290,9 +198,6 @@ async fn authorize(
     info: &RequestInfo,
     query: &Query,
 ) -> Result<(), ApiError> {
-    if user.name == "system:anonymous" && open_to_anonymous(info) {
-        return Ok(());
-    }
     decide(server, &attributes(user, info, query)).await
 }
 
@@ -332,6 +237,11 @@ pub(crate) async fn decide(server: &ApiServer, attributes: &Attributes) -> Resul
         Decision::Allow { .. } => return Ok(()),
         Decision::Deny { reason } | Decision::NoOpinion { reason } => reason,
     };
+    Err(refusal(attributes, &reason))
+}
+
+/// 403 in upstream's words.
+fn refusal(attributes: &Attributes, reason: &str) -> ApiError {
     let a = attributes;
     let mut why = if !a.resource_request {
         format!("User {:?} cannot {} path {:?}", a.user.name, a.verb, a.path)
@@ -346,13 +256,16 @@ pub(crate) async fn decide(server: &ApiServer, attributes: &Attributes) -> Resul
         } else {
             format!("in the namespace {:?}", a.namespace)
         };
-        format!("User {:?} cannot {} resource {resource:?} in API group {:?} {place}", a.user.name, a.verb, a.api_group)
+        format!(
+            "User {:?} cannot {} resource {resource:?} in API group {:?} {place}",
+            a.user.name, a.verb, a.api_group
+        )
     };
     if !reason.is_empty() {
         why.push_str(": ");
-        why.push_str(&reason);
+        why.push_str(reason);
     }
-    Err(ApiError::forbidden(&a.api_group, &a.resource, &a.name, &why))
+    ApiError::forbidden(&a.api_group, &a.resource, &a.name, &why)
 }
 
 pub(crate) fn user_agent(headers: &HeaderMap) -> &str {

@@ -58,9 +58,8 @@ const CONDITIONS_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/conditions"
 const CURRENT_ANNOTATION: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 
 fn autoscaler_to_v2(object: &mut Value) {
-    let mut metrics = take_annotation(object, METRICS_ANNOTATION)
-        .and_then(|v| v.as_array().cloned())
-        .unwrap_or_default();
+    let mut metrics =
+        take_annotation(object, METRICS_ANNOTATION).and_then(|v| v.as_array().cloned()).unwrap_or_default();
     let behavior = take_annotation(object, BEHAVIOR_ANNOTATION);
     let conditions = take_annotation(object, CONDITIONS_ANNOTATION);
     let current = take_annotation(object, CURRENT_ANNOTATION);
@@ -116,7 +115,8 @@ fn autoscaler_to_v1(object: &mut Value) {
     }
     if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
         let mut rest = Vec::new();
-        for metric in status.remove("currentMetrics").and_then(|m| m.as_array().cloned()).unwrap_or_default() {
+        for metric in status.remove("currentMetrics").and_then(|m| m.as_array().cloned()).unwrap_or_default()
+        {
             let utilization = &metric["resource"]["current"]["averageUtilization"];
             if metric["resource"]["name"] == "cpu" && utilization.is_number() {
                 status.insert("currentCPUUtilizationPercentage".into(), utilization.clone());

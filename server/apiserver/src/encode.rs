@@ -81,13 +81,16 @@ fn transform(
         Transform::Table(version) => {
             let meta = match list_meta {
                 Some(meta) => meta,
-                None => json!({"resourceVersion": items.first().map(|i| i["metadata"]["resourceVersion"].clone())}),
+                None => {
+                    json!({"resourceVersion": items.first().map(|i| i["metadata"]["resourceVersion"].clone())})
+                }
             };
             Ok((table::table(resource, &items, include, version, meta, true), schemas::meta_shape("Table")))
         }
-        Transform::Partial(version) if single => {
-            Ok((partial(&mut items.pop().unwrap_or_default(), version), schemas::meta_shape("PartialObjectMetadata")))
-        }
+        Transform::Partial(version) if single => Ok((
+            partial(&mut items.pop().unwrap_or_default(), version),
+            schemas::meta_shape("PartialObjectMetadata"),
+        )),
         Transform::Partial(version) => {
             let items: Vec<Value> = items.iter_mut().map(|i| partial(i, version)).collect();
             let value = json!({
@@ -145,6 +148,17 @@ pub fn list(
         items.push(convert::from_storage(resource, parse(&entry.json)?));
     }
     let (value, shape) = transform(resource, accept, include, false, items, Some(meta))?;
+    respond::object(accept, 200, &value, shape)
+}
+
+/// A list of objects that are not stored.
+pub fn values(
+    resource: &Resource,
+    accept: Negotiated,
+    include: IncludeObject,
+    items: Vec<Value>,
+) -> Result<Response<Body>, ApiError> {
+    let (value, shape) = transform(resource, accept, include, false, items, Some(json!({})))?;
     respond::object(accept, 200, &value, shape)
 }
 

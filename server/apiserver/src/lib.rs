@@ -39,10 +39,11 @@ pub mod storage;
 pub mod subresources;
 mod system;
 pub mod table;
+pub mod tokens;
 mod verbs;
 mod virtuals;
 
-pub use server::{ApiServer, BuildError, Config, KubeletTls, TokenIssuer};
+pub use server::{ApiServer, BuildError, Check, Config, KubeletTls};
 
 use cache::FieldsOf;
 use std::collections::HashMap;

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 /// Upstream's buckets of `apiserver_request_duration_seconds`.
 const BUCKETS: [f64; 22] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0,
-    30.0, 45.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0,
 ];
 
 #[derive(Default)]
@@ -84,11 +84,21 @@ impl Metrics {
     /// The Prometheus text format.
     pub fn render(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);
-        head(&mut out, "apiserver_request_total", "counter", "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.");
+        head(
+            &mut out,
+            "apiserver_request_total",
+            "counter",
+            "Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.",
+        );
         for (labels, count) in self.totals.lock().values() {
             let _ = writeln!(out, "apiserver_request_total{{{labels}}} {count}");
         }
-        head(&mut out, "apiserver_request_duration_seconds", "histogram", "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.");
+        head(
+            &mut out,
+            "apiserver_request_duration_seconds",
+            "histogram",
+            "Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.",
+        );
         for d in self.durations.lock().values() {
             let mut sum = 0;
             for (bound, count) in BUCKETS.iter().zip(d.counts) {
@@ -109,7 +119,12 @@ impl Metrics {
                 s = d.sum
             );
         }
-        head(&mut out, "apiserver_current_inflight_requests", "gauge", "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.");
+        head(
+            &mut out,
+            "apiserver_current_inflight_requests",
+            "gauge",
+            "Maximal number of currently used inflight request limit of this apiserver per request kind in last second.",
+        );
         let load = |g: &AtomicI64| g.load(Ordering::Relaxed);
         let _ = writeln!(
             out,
@@ -118,7 +133,12 @@ impl Metrics {
             load(&self.mutating),
             load(&self.read_only)
         );
-        head(&mut out, "apiserver_longrunning_requests", "gauge", "Gauge of all active long-running apiserver requests.");
+        head(
+            &mut out,
+            "apiserver_longrunning_requests",
+            "gauge",
+            "Gauge of all active long-running apiserver requests.",
+        );
         let _ = writeln!(out, "apiserver_longrunning_requests {}", load(&self.long_running));
         head(&mut out, "apiserver_watch_events_total", "counter", "Number of events sent in watch clients.");
         let _ = writeln!(out, "apiserver_watch_events_total {}", self.watch_events.load(Ordering::Relaxed));
@@ -143,7 +163,9 @@ impl InFlight {
         let series = if known { hasher.finish() } else { 0 };
         let labels = || {
             if !known {
-                return format!("verb=\"{verb}\",scope=\"{scope}\",group=\"\",version=\"\",resource=\"\",subresource=\"\",component=\"apiserver\",dry_run=\"\"");
+                return format!(
+                    "verb=\"{verb}\",scope=\"{scope}\",group=\"\",version=\"\",resource=\"\",subresource=\"\",component=\"apiserver\",dry_run=\"\""
+                );
             }
             format!(
                 "component=\"apiserver\",dry_run=\"\",group=\"{}\",resource=\"{}\",scope=\"{scope}\",subresource=\"{}\",verb=\"{verb}\",version=\"{}\"",

@@ -155,9 +155,8 @@ impl Index {
 
     /// The resource of a kind, in any served version of its group if `version` is empty.
     pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
-        self.iter().find(|r| {
-            r.group == group && r.kind == kind && (version.is_empty() || r.version == version)
-        })
+        self.iter()
+            .find(|r| r.group == group && r.kind == kind && (version.is_empty() || r.version == version))
     }
 
     /// The stored resource of a group, in its storage version if that is served.

@@ -102,7 +102,10 @@ impl<'a> Expected<'a> {
         let kind = if kind.is_empty() { self.kind } else { kind };
         let version = version.rsplit('/').next().unwrap_or_default();
         let version = if version.is_empty() { self.version } else { version };
-        ApiError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", self.kind))
+        ApiError::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: {why}",
+            self.kind
+        ))
     }
 }
 
@@ -131,11 +134,12 @@ pub fn decode(
     let mode = strictness(validation);
     let decoded = match encoding {
         Encoding::Json => codec::decode(bytes, schema, root, mode),
-        Encoding::Yaml => codec::yaml::decode(bytes)
-            .and_then(|value| codec::decode_value(value, schema, root, mode)),
+        Encoding::Yaml => {
+            codec::yaml::decode(bytes).and_then(|value| codec::decode_value(value, schema, root, mode))
+        }
         Encoding::Protobuf => {
-            let value = codec::protobuf::decode(bytes, schema, root)
-                .map_err(|e| unreadable(e.to_string()))?;
+            let value =
+                codec::protobuf::decode(bytes, schema, root).map_err(|e| unreadable(e.to_string()))?;
             return check_kind(expected, value);
         }
     };
@@ -158,12 +162,15 @@ pub fn decode_any(
     encoding: Encoding,
     bytes: &[u8],
 ) -> Result<Value, ApiError> {
-    let decoded = match encoding {
-        Encoding::Json => codec::decode(bytes, schema, root, Strictness::Ignore).map(|d| d.value),
+    let decoded: Result<Value, String> = match encoding {
+        Encoding::Json => {
+            codec::decode(bytes, schema, root, Strictness::Ignore).map(|d| d.value).map_err(|e| e.to_string())
+        }
         Encoding::Yaml => codec::yaml::decode(bytes)
             .and_then(|v| codec::decode_value(v, schema, root, Strictness::Ignore))
-            .map(|d| d.value),
-        Encoding::Protobuf => codec::protobuf::decode(bytes, schema, root),
+            .map(|d| d.value)
+            .map_err(|e| e.to_string()),
+        Encoding::Protobuf => codec::protobuf::decode(bytes, schema, root).map_err(|e| e.to_string()),
     };
     decoded.map_err(|e| ApiError::bad_request(format!("couldn't decode the body: {e}")))
 }
@@ -366,25 +373,25 @@ pub fn manage_apply(
     name: &str,
 ) -> Result<Value, ApiError> {
     let patch = convert::to_storage(resource, patch);
-    let applied =
-        context(resource, manager, subresource, force, |ctx| apply::apply(live, &patch, ctx))
-            .ok_or_else(|| ApiError::internal("no schema to apply with"))?;
-    applied.map_err(|e| match &e {
-        ApplyError::Conflicts(conflicts) => {
-            let mut out = ApiError::bad_request(e.to_string()).with_code(409, "Conflict");
-            for conflict in conflicts {
-                out = out.with_cause(
-                    "FieldManagerConflict",
-                    format!("conflict with {}", conflict.manager),
-                    &apply::show_path(&conflict.path),
-                );
+    let applied = context(resource, manager, subresource, force, |ctx| apply::apply(live, &patch, ctx))
+        .ok_or_else(|| ApiError::internal("no schema to apply with"))?;
+    applied
+        .map_err(|e| match &e {
+            ApplyError::Conflicts(conflicts) => {
+                let mut out = ApiError::bad_request(e.to_string()).with_code(409, "Conflict");
+                for conflict in conflicts {
+                    out = out.with_cause(
+                        "FieldManagerConflict",
+                        format!("conflict with {}", conflict.manager),
+                        &apply::show_path(&conflict.path),
+                    );
+                }
+                out
             }
-            out
-        }
-        ApplyError::BadRequest(why) => ApiError::bad_request(why.clone()),
-        ApplyError::Invalid(why) => ApiError::bad_request(why.clone()).with_code(500, ""),
-    })
-    .inspect_err(|e| tracing::debug!(name, error = %e, "apply refused"))
+            ApplyError::BadRequest(why) => ApiError::bad_request(why.clone()),
+            ApplyError::Invalid(why) => ApiError::bad_request(why.clone()).with_code(500, ""),
+        })
+        .inspect_err(|e| tracing::debug!(name, error = %e, "apply refused"))
 }
 
 /// `managedFields` that differ in nothing but their times.

@@ -1,7 +1,7 @@
 //! The server as a value: configuration, shared state, and the ways in.
 
 use crate::admission::Plugin;
-use crate::authentication::{Authenticator, UserInfo};
+use crate::authentication::{Anonymous, Authenticator, BearerTokens, Chain, UserInfo};
 use crate::authorization::Authorizer;
 use crate::cache::Cache;
 use crate::chain::AuditSink;
@@ -12,27 +12,15 @@ use crate::resolve::Index;
 use crate::services::{Allocators, Cidr};
 use crate::status::ApiError;
 use crate::storage::Storage;
+use crate::tokens::TokenRequests;
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use kit::Shutdown;
-use serde_json::Value;
 use std::net::IpAddr;
 use std::ops::{Deref, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-
-/// Answers `serviceaccounts/token`.
-#[async_trait]
-pub trait TokenIssuer: Send + Sync + 'static {
-    /// Fills the status of a TokenRequest (decoded, authentication.k8s.io/v1).
-    async fn issue(&self, namespace: &str, account: &str, request: Value) -> Result<Value, ApiError>;
-    /// `/.well-known/openid-configuration` and `/openid/v1/jwks`.
-    fn discovery(&self) -> Option<(Value, Value)> {
-        None
-    }
-}
 
 /// Client TLS towards kubelets: asked once a connection, so certificates rotate live.
 pub type KubeletTls = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
@@ -45,7 +33,12 @@ pub struct Config {
     /// In upstream's order; each is asked to mutate, then to validate.
     pub admission: Vec<Arc<dyn Plugin>>,
     pub audit: Option<Arc<dyn AuditSink>>,
-    pub tokens: Option<Arc<dyn TokenIssuer>>,
+    /// Who may ask without credentials, and for what.
+    pub anonymous: Anonymous,
+    /// Answers `serviceaccounts/token` and publishes the issuer's keys.
+    pub tokens: Option<Arc<TokenRequests>>,
+    /// Answers TokenReviews.
+    pub bearer: Option<Arc<BearerTokens>>,
     /// Without it, logs, exec and proxies to nodes answer 503.
     pub kubelet: Option<KubeletTls>,
     /// Serve alpha and beta versions too (`--runtime-config=api/all=true`).
@@ -71,7 +64,9 @@ impl Config {
             authorizer,
             admission,
             audit: None,
+            anonymous: Anonymous::default(),
             tokens: None,
+            bearer: None,
             kubelet: None,
             all_versions: false,
             service_cidr: Cidr::default(),
@@ -95,6 +90,7 @@ pub struct ApiServer(Arc<Inner>);
 pub struct Inner {
     pub config: Config,
     pub storage: Storage,
+    pub(crate) authentication: Chain,
     pub(crate) index: ArcSwap<Index>,
     pub metrics: Metrics,
     pub(crate) services: Allocators,
@@ -123,7 +119,10 @@ impl ApiServer {
         let services =
             Allocators::new(config.service_cidr, config.node_ports.clone()).map_err(BuildError::Services)?;
         services.rebuild(&config.cache);
+        let authentication =
+            Chain { authenticators: config.authenticators.clone(), anonymous: config.anonymous.clone() };
         Ok(Self(Arc::new(Inner {
+            authentication,
             storage: Storage::new(config.cache.clone()),
             index: ArcSwap::from_pointee(index),
             metrics: Metrics::default(),

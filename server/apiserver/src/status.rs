@@ -114,7 +114,11 @@ impl ApiError {
             details.causes = errors
                 .0
                 .iter()
-                .map(|e| Cause { reason: e.kind.reason().to_owned(), message: e.body(), field: e.path.clone() })
+                .map(|e| Cause {
+                    reason: e.kind.reason().to_owned(),
+                    message: e.body(),
+                    field: e.path.clone(),
+                })
                 .collect();
         }
         e
@@ -158,10 +162,7 @@ impl ApiError {
         Self::new(
             405,
             "MethodNotAllowed",
-            format!(
-                "{action} is not supported on resources of kind {:?}",
-                group_resource(group, resource)
-            ),
+            format!("{action} is not supported on resources of kind {:?}", group_resource(group, resource)),
         )
         .about(group, resource, "")
     }
@@ -322,7 +323,9 @@ impl From<store::StoreError> for ApiError {
             store::StoreError::Compacted(_) => {
                 Self::expired("The resourceVersion for the provided watch is too old.")
             }
-            store::StoreError::Unavailable(why) => Self::unavailable(format!("the store is unavailable: {why}")),
+            store::StoreError::Unavailable(why) => {
+                Self::unavailable(format!("the store is unavailable: {why}"))
+            }
             other => Self::internal(other),
         }
     }
@@ -342,10 +345,7 @@ mod tests {
     fn words_are_upstreams() {
         let e = ApiError::not_found("apps", "deployments", "web");
         assert_eq!(e.message, "deployments.apps \"web\" not found");
-        assert_eq!(
-            e.to_status()["details"],
-            json!({"name": "web", "group": "apps", "kind": "deployments"})
-        );
+        assert_eq!(e.to_status()["details"], json!({"name": "web", "group": "apps", "kind": "deployments"}));
         let e = ApiError::modified("", "configmaps", "c");
         assert_eq!(
             e.message,

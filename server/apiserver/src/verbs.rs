@@ -94,7 +94,8 @@ fn include(call: &Call) -> Result<IncludeObject, ApiError> {
 }
 
 pub(crate) async fn read_body(call: &mut Call) -> Result<Bytes, ApiError> {
-    match call.body.take() {
+    let body = call.body.get_mut().take();
+    match body {
         Some(body) => body::read(body).await,
         None => Ok(Bytes::new()),
     }
@@ -227,19 +228,16 @@ pub(crate) async fn update(
     let mut warnings = std::mem::take(&mut call.warnings);
     let result = {
         let target = target(call, resource, namespace, name, subresource, &options);
-        let exists = || async {
-            Ok::<bool, ApiError>(server.storage.get(resource, namespace, name).await?.is_some())
-        };
-        if subresource.is_empty() && !pinned && create_on_update(resource) && !exists().await? {
+        let may_create = subresource.is_empty() && !pinned && create_on_update(resource);
+        if may_create && server.storage.get(resource, namespace, name).await?.is_none() {
             let mut object = object;
             if meta::name(&object).is_empty() {
                 meta::set(&mut object, "name", name);
             }
             server.create(&target, object, false, &mut warnings).await.map(|s| (s, 201))
         } else {
-            let change = Box::new(move |_: &Value| {
-                Ok(Wanted { object: object.clone(), managed: false, pinned })
-            });
+            let change =
+                Box::new(move |_: &Value| Ok(Wanted { object: object.clone(), managed: false, pinned }));
             server.update(&target, change, mode, &mut warnings).await.map(|s| (s, 200))
         }
     };
@@ -271,7 +269,12 @@ pub(crate) async fn apply_patch(
     let result = {
         let target = target(call, resource, namespace, name, subresource, &options);
         let mut outcome = server
-            .update(&target, patch::change(&target, &patch, validation, &found), Mode::default(), &mut warnings)
+            .update(
+                &target,
+                patch::change(&target, &patch, validation, &found),
+                Mode::default(),
+                &mut warnings,
+            )
             .await
             .map(|s| (s, 200));
         // An apply to nothing creates it.
@@ -289,8 +292,7 @@ pub(crate) async fn apply_patch(
                 ));
             }
             let force = options.force.unwrap_or(false);
-            let object =
-                schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;
+            let object = schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;
             outcome = match server.create(&target, object, true, &mut warnings).await {
                 Err(e) if e.reason == "AlreadyExists" => server
                     .update(
@@ -330,12 +332,11 @@ pub(crate) async fn delete_options(call: &mut Call, protobuf: bool) -> Result<De
         return DeleteOptions::read(None, &call.query);
     }
     let encoding = negotiate::input(&call.parts.headers, protobuf)?;
-    let mut expected = Expected::builtin("meta.k8s.io", "v1", "DeleteOptions");
+
     // Clients write it under the version they speak to, or under `v1`.
     let mut value = {
-        let (schema, root) =
-            expected.shape.ok_or_else(|| ApiError::internal("DeleteOptions are not in the schema"))?;
-        expected.shape = None;
+        let (schema, root) = schemas::meta_shape("DeleteOptions")
+            .ok_or_else(|| ApiError::internal("DeleteOptions are not in the schema"))?;
         crate::schemas::decode_any(schema, root, encoding, &bytes)?
     };
     if value["kind"].as_str().is_some_and(|k| !k.is_empty() && k != "DeleteOptions") {

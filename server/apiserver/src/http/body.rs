@@ -4,8 +4,8 @@ use crate::status::ApiError;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Limited};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -130,12 +130,31 @@ where
 }
 
 /// Reads a whole body; past [`MAX_REQUEST_BYTES`] the answer is 413.
-pub async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
-    match Limited::new(body, MAX_REQUEST_BYTES).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(e) if e.is::<http_body_util::LengthLimitError>() => {
-            Err(ApiError::too_large(format!("limit is {MAX_REQUEST_BYTES}")))
-        }
-        Err(e) => Err(ApiError::bad_request(format!("unable to read the request body: {e}"))),
+pub async fn read(mut body: RequestBody) -> Result<Bytes, ApiError> {
+    let too_large = || ApiError::too_large(format!("limit is {MAX_REQUEST_BYTES}"));
+    if body.size_hint().lower() > MAX_REQUEST_BYTES as u64 {
+        return Err(too_large());
     }
+    let mut first: Option<Bytes> = None;
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|e| ApiError::bad_request(format!("unable to read the request body: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        match &first {
+            None => first = Some(data),
+            Some(_) => rest.extend_from_slice(&data),
+        }
+        if first.as_ref().map_or(0, Bytes::len) + rest.len() > MAX_REQUEST_BYTES {
+            return Err(too_large());
+        }
+    }
+    let first = first.unwrap_or_default();
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
 }

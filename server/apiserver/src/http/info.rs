@@ -183,7 +183,9 @@ mod tests {
                 "{path}"
             );
         }
-        for path in ["/", "/api", "/apis", "/api/v1", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v2"] {
+        for path in
+            ["/", "/api", "/apis", "/api/v1", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v2"]
+        {
             assert!(!read("GET", path, "").resource_request, "{path}");
         }
         assert_eq!(read("GET", "/api/v1/nodes/n/proxy/a/b", "").rest, "a/b");

@@ -70,16 +70,16 @@ pub fn clauses(accept: &str) -> Vec<Clause<'_>> {
         .map(|clause| {
             let mut pieces = clause.split(';').map(str::trim);
             let media = pieces.next().unwrap_or_default();
-            let params: Vec<(&str, &str)> =
-                pieces.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim_matches('"'))).collect();
+            let params: Vec<(&str, &str)> = pieces
+                .filter_map(|p| p.split_once('='))
+                .map(|(k, v)| (k.trim(), v.trim_matches('"')))
+                .collect();
             let q = params.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse().ok()).unwrap_or(1.0);
             Clause { media, params, q }
         })
         .collect();
     // Stable: equal weights keep the client's order, wildcards go last.
-    out.sort_by(|a, b| {
-        b.q.total_cmp(&a.q).then_with(|| wildcards(a.media).cmp(&wildcards(b.media)))
-    });
+    out.sort_by(|a, b| b.q.total_cmp(&a.q).then_with(|| wildcards(a.media).cmp(&wildcards(b.media))));
     out
 }
 

@@ -6,7 +6,8 @@ use crate::status::ApiError;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER, VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER,
+    VARY,
 };
 use http::{HeaderMap, Response, StatusCode};
 use machinery::schema::{Schema, TypeId};
@@ -39,7 +40,12 @@ pub fn text(code: u16, text: impl Into<String>) -> Response<Body> {
 pub type Shape<'a> = Option<(&'a Schema, TypeId)>;
 
 /// An object that is final JSON bytes.
-pub fn json_object(accept: Negotiated, code: u16, json: Bytes, shape: Shape<'_>) -> Result<Response<Body>, ApiError> {
+pub fn json_object(
+    accept: Negotiated,
+    code: u16,
+    json: Bytes,
+    shape: Shape<'_>,
+) -> Result<Response<Body>, ApiError> {
     match accept.encoding {
         Encoding::Json if !accept.pretty => Ok(bytes(code, negotiate::JSON, Body::full(json))),
         _ => {
@@ -50,7 +56,12 @@ pub fn json_object(accept: Negotiated, code: u16, json: Bytes, shape: Shape<'_>)
 }
 
 /// An object that is a value.
-pub fn object(accept: Negotiated, code: u16, value: &Value, shape: Shape<'_>) -> Result<Response<Body>, ApiError> {
+pub fn object(
+    accept: Negotiated,
+    code: u16,
+    value: &Value,
+    shape: Shape<'_>,
+) -> Result<Response<Body>, ApiError> {
     let encoded = encode(accept, value, shape)?;
     Ok(bytes(code, accept.encoding.content_type(), Body::full(encoded)))
 }
@@ -60,15 +71,20 @@ pub fn object(accept: Negotiated, code: u16, value: &Value, shape: Shape<'_>) ->
 pub fn encode(accept: Negotiated, value: &Value, shape: Shape<'_>) -> Result<Bytes, ApiError> {
     match accept.encoding {
         Encoding::Json => {
-            let mut out = if accept.pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) }
-                .map_err(ApiError::internal)?;
+            let mut out =
+                if accept.pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) }
+                    .map_err(ApiError::internal)?;
             out.push(b'\n');
             Ok(out.into())
         }
-        Encoding::Yaml => machinery::codec::yaml::to_string(value).map(Bytes::from).map_err(ApiError::internal),
+        Encoding::Yaml => {
+            machinery::codec::yaml::to_string(value).map(Bytes::from).map_err(ApiError::internal)
+        }
         Encoding::Protobuf => {
             let (schema, root) = shape.ok_or_else(|| ApiError::internal("no protobuf form of this kind"))?;
-            machinery::codec::protobuf::encode(value, schema, root).map(Bytes::from).map_err(ApiError::internal)
+            machinery::codec::protobuf::encode(value, schema, root)
+                .map(Bytes::from)
+                .map_err(ApiError::internal)
         }
     }
 }

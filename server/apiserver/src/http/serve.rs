@@ -73,7 +73,8 @@ async fn connection(
     peer: SocketAddr,
     shutdown: Shutdown,
 ) {
-    let handshake = tokio::time::timeout(Duration::from_secs(10), TlsAcceptor::from(tls).accept(stream)).await;
+    let handshake =
+        tokio::time::timeout(Duration::from_secs(10), TlsAcceptor::from(tls).accept(stream)).await;
     let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

@@ -30,7 +30,10 @@ impl ApiService {
         Self { server }
     }
 
-    pub fn handle(&self, request: Request<RequestBody>) -> impl Future<Output = Response<Body>> + Send + 'static {
+    pub fn handle(
+        &self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Response<Body>> + Send + 'static {
         crate::chain::handle(self.server.clone(), request)
     }
 }

@@ -33,3 +33,14 @@ pub trait Strategy: Send + Sync {
         None
     }
 }
+
+struct Unlisted;
+impl Strategy for Unlisted {}
+
+pub fn strategy(_group: &str, _version: &str, _kind: &str) -> std::sync::Arc<dyn Strategy> {
+    std::sync::Arc::new(Unlisted)
+}
+
+pub fn validates_metadata(_group: &str, _kind: &str) -> bool {
+    false
+}

@@ -30,9 +30,7 @@ impl ApiServer {
                         continue;
                     }
                     let mut e = e;
-                    e.message.push_str(
-                        ", the server was not able to generate a unique name for the object",
-                    );
+                    e.message.push_str(", the server was not able to generate a unique name for the object");
                     if let Some(d) = &mut e.details {
                         d.retry_after_seconds = 1;
                     }
@@ -104,15 +102,14 @@ impl ApiServer {
         }
         let key = resource.key(target.namespace, &name);
         let value = self.encode(&object)?;
-        let revision = self
-            .storage
-            .put(key, value.clone(), Expect::Absent, self.ttl(resource))
-            .await
-            .map_err(|e| match e {
-                store::StoreError::Conflict { .. } => {
-                    ApiError::already_exists(&resource.group, &resource.plural, &name)
+        let revision =
+            self.storage.put(key, value.clone(), Expect::Absent, self.ttl(resource)).await.map_err(|e| {
+                match e {
+                    store::StoreError::Conflict { .. } => {
+                        ApiError::already_exists(&resource.group, &resource.plural, &name)
+                    }
+                    other => other.into(),
                 }
-                other => other.into(),
             })?;
         allocation.keep();
         meta::set_revision(&mut object, revision);

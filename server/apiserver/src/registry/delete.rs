@@ -137,8 +137,7 @@ fn plan(resource: &Resource, old: &Value, options: &DeleteOptions) -> Result<Pla
             && seconds > 0
         {
             let mut marked = old.clone();
-            let began = meta::parse_time(meta::text(old, "deletionTimestamp"))
-                .unwrap_or_else(Utc::now)
+            let began = meta::parse_time(meta::text(old, "deletionTimestamp")).unwrap_or_else(Utc::now)
                 - Duration::seconds(left);
             meta::set(&mut marked, "deletionTimestamp", meta::time(began + Duration::seconds(seconds)));
             meta::set(&mut marked, "deletionGracePeriodSeconds", seconds);
@@ -185,7 +184,8 @@ fn finalizers_for(resource: &Resource, old: &Value, options: &DeleteOptions) -> 
             Propagation::Orphan
         } else if has(FOREGROUND) {
             Propagation::Foreground
-        } else if resource.plural == "replicationcontrollers" || (resource.group == "batch" && resource.plural == "jobs")
+        } else if resource.plural == "replicationcontrollers"
+            || (resource.group == "batch" && resource.plural == "jobs")
         {
             // Kept from before the garbage collector existed.
             Propagation::Orphan

@@ -47,7 +47,9 @@ impl ApiServer {
             let token = decode(token)?;
             let start = token.start.trim_end_matches('\0').to_owned();
             let snapshot = match u64::try_from(token.rv) {
-                Ok(0) => return Err(bad_token("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")),
+                Ok(0) => {
+                    return Err(bad_token("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+                }
                 Ok(revision) => match resource.cache.snapshot_at(revision, Match::Exact, PATIENCE).await {
                     Err(crate::cache::CacheError::Expired { .. }) => return Err(expired_token(start)),
                     other => other?,
@@ -118,9 +120,7 @@ fn encode_raw(rv: i64, start: &str) -> String {
 }
 
 fn decode(text: &str) -> Result<Token, ApiError> {
-    let bytes = URL_SAFE_NO_PAD
-        .decode(text.trim_end_matches('='))
-        .map_err(|e| bad_token(&e.to_string()))?;
+    let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad_token(&e.to_string()))?;
     let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad_token(&e.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(bad_token(&format!("server does not recognize this encoded version {:?}", token.v)));

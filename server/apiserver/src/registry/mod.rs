@@ -20,6 +20,7 @@ use crate::http::options::WriteOptions;
 use crate::resolve::Resource;
 use crate::status::ApiError;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,26 +85,35 @@ pub fn manager(option: &str, user_agent: &str) -> String {
 }
 
 impl ApiServer {
-    pub(crate) async fn admit(&self, request: &Request<'_>, object: &mut Value) -> Result<(), ApiError> {
-        for plugin in &self.config.admission {
-            if plugin.handles(request) {
-                plugin.mutate(request, object).await.map_err(|d| denied(d, request))?;
+    // Boxed by hand: the compiler cannot prove the futures of borrowed requests `Send` otherwise.
+    pub(crate) fn admit<'a>(
+        &'a self,
+        request: &'a Request<'a>,
+        object: &'a mut Value,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            for plugin in &self.config.admission {
+                if plugin.handles(request) {
+                    plugin.mutate(request, object).await.map_err(|d| denied(d, request))?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
-    pub(crate) async fn admit_validating(
-        &self,
-        request: &Request<'_>,
-        object: Option<&Value>,
-    ) -> Result<(), ApiError> {
-        for plugin in &self.config.admission {
-            if plugin.handles(request) {
-                plugin.validate(request, object).await.map_err(|d| denied(d, request))?;
+    pub(crate) fn admit_validating<'a>(
+        &'a self,
+        request: &'a Request<'a>,
+        object: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            for plugin in &self.config.admission {
+                if plugin.handles(request) {
+                    plugin.validate(request, object).await.map_err(|d| denied(d, request))?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Encodes without `resourceVersion`, as the store holds it.

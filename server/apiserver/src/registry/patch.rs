@@ -86,13 +86,17 @@ impl Patch {
                 json_patch::apply(&mut object, patch).map_err(|e| match e {
                     json_patch::Error::Malformed(why) => ApiError::bad_request(why),
                     json_patch::Error::TooManyOperations(_) => ApiError::too_large(e.to_string()),
-                    json_patch::Error::DoesNotApply(why) => ApiError::generic(422, "Invalid", why).on(group, kind, name),
+                    json_patch::Error::DoesNotApply(why) => {
+                        ApiError::generic(422, "Invalid", why).on(group, kind, name)
+                    }
                 })?;
                 Ok(object)
             }
             Self::Merge(patch) => {
                 if !patch.is_object() {
-                    return Err(ApiError::bad_request("error decoding patch: a merge patch must be an object"));
+                    return Err(ApiError::bad_request(
+                        "error decoding patch: a merge patch must be an object",
+                    ));
                 }
                 let mut object = object;
                 merge_patch::apply(&mut object, patch);
@@ -165,9 +169,8 @@ pub fn prepare_apply(
     }
     let mut found = Vec::new();
     let expected = Expected::of(resource);
-    schemas::check(&expected, config.clone(), validation, &mut found).map_err(|e| {
-        if e.code == 422 { e.with_code(500, "InternalError") } else { e }
-    })?;
+    schemas::check(&expected, config.clone(), validation, &mut found)
+        .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })?;
     *warnings = found;
     let name = meta::name(&config);
     if name.is_empty() {

@@ -241,7 +241,10 @@ fn same(new: &mut Value, old: &Value) -> bool {
     if *new == *old {
         return true;
     }
-    if !schemas::managed_fields_equal_but_time(&new["metadata"]["managedFields"], &old["metadata"]["managedFields"]) {
+    if !schemas::managed_fields_equal_but_time(
+        &new["metadata"]["managedFields"],
+        &old["metadata"]["managedFields"],
+    ) {
         return false;
     }
     let fresh = new["metadata"]["managedFields"].clone();

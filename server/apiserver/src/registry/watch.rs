@@ -123,7 +123,9 @@ impl ApiServer {
 fn initial(snapshot: &Snapshot, namespace: &str, filter: &Filter, announce_end: bool) -> Initial {
     let single = filter.name.as_ref().filter(|_| !namespace.is_empty());
     let entries: Vec<Arc<Entry>> = match single {
-        Some(name) => snapshot.get(namespace, name).filter(|e| filter.admits(e)).cloned().into_iter().collect(),
+        Some(name) => {
+            snapshot.get(namespace, name).filter(|e| filter.admits(e)).cloned().into_iter().collect()
+        }
         None => snapshot.page(Some(namespace), None).filter(|e| filter.admits(e)).cloned().collect(),
     };
     Initial { entries: entries.into_iter(), revision: snapshot.revision, announce_end }

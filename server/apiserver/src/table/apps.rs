@@ -133,7 +133,8 @@ const DAEMON_SET: Printer = Printer {
 const CONTROLLER_REVISION: Printer = Printer {
     columns: &[NAME, column("Controller"), number("Revision"), AGE],
     cells: |o| {
-        let owner = items(&o["metadata"]["ownerReferences"]).iter().find(|r| r["controller"] == Value::Bool(true));
+        let owner =
+            items(&o["metadata"]["ownerReferences"]).iter().find(|r| r["controller"] == Value::Bool(true));
         let controller = owner.map_or(String::new(), |r| {
             let group = text(&r["apiVersion"]).split_once('/').map_or("", |(g, _)| g);
             crate::status::group_resource(group, &format!("{}", text(&r["kind"]).to_lowercase()))
@@ -293,7 +294,8 @@ fn targets(o: &Value) -> String {
             let now = now["averageUtilization"].as_i64().map_or("<unknown>".into(), |n| format!("{n}%"));
             format!("{label}{now}/{percent}%")
         } else if !text(&target["averageValue"]).is_empty() {
-            let now = if text(&now["averageValue"]).is_empty() { "<unknown>" } else { text(&now["averageValue"]) };
+            let now =
+                if text(&now["averageValue"]).is_empty() { "<unknown>" } else { text(&now["averageValue"]) };
             let suffix = if matches!(field, "object" | "external") { " (avg)" } else { "" };
             format!("{label}{now}/{}{suffix}", text(&target["averageValue"]))
         } else {
@@ -308,13 +310,7 @@ fn targets(o: &Value) -> String {
 }
 
 const DISRUPTION_BUDGET: Printer = Printer {
-    columns: &[
-        NAME,
-        column("Min Available"),
-        column("Max Unavailable"),
-        number("Allowed Disruptions"),
-        AGE,
-    ],
+    columns: &[NAME, column("Min Available"), column("Max Unavailable"), number("Allowed Disruptions"), AGE],
     cells: |o| {
         let spec = &o["spec"];
         let show = |v: &Value| match v {

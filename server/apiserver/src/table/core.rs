@@ -314,7 +314,11 @@ const EVENT: Printer = Printer {
         Column { name: "Name", kind: "string", format: "name", priority: 1 },
     ],
     cells: |o| {
-        let first = if o["firstTimestamp"].is_string() { since(&o["firstTimestamp"]) } else { since(&o["eventTime"]) };
+        let first = if o["firstTimestamp"].is_string() {
+            since(&o["firstTimestamp"])
+        } else {
+            since(&o["eventTime"])
+        };
         let last = if o["series"].is_object() {
             since(&o["series"]["lastObservedTime"])
         } else if o["lastTimestamp"].is_string() {
@@ -322,7 +326,8 @@ const EVENT: Printer = Printer {
         } else {
             first.clone()
         };
-        let count = if o["series"].is_object() { int(&o["series"]["count"]) } else { int(&o["count"]).max(1) };
+        let count =
+            if o["series"].is_object() { int(&o["series"]["count"]) } else { int(&o["count"]).max(1) };
         let about = &o["involvedObject"];
         let target = if text(&about["name"]).is_empty() {
             text(&about["kind"]).to_lowercase()
@@ -373,10 +378,8 @@ const SERVICE_ACCOUNT: Printer = Printer {
     cells: |o| vec![name(o), json!(items(&o["secrets"]).len().to_string()), age(o)],
 };
 
-const ENDPOINTS: Printer = Printer {
-    columns: &[NAME, column("Endpoints"), AGE],
-    cells: |o| vec![name(o), endpoints(o), age(o)],
-};
+const ENDPOINTS: Printer =
+    Printer { columns: &[NAME, column("Endpoints"), AGE], cells: |o| vec![name(o), endpoints(o), age(o)] };
 
 fn endpoints(o: &Value) -> Value {
     const SHOWN: usize = 3;
@@ -513,7 +516,11 @@ const COMPONENT_STATUS: Printer = Printer {
         let c = items(&o["conditions"]).iter().find(|c| c["type"] == "Healthy");
         let get = |f: &str| c.map_or(Value::from(""), |c| text(&c[f]).into());
         let healthy = c.is_some_and(|c| c["status"] == "True");
-        vec![name(o), if healthy { "Healthy".into() } else { "Unhealthy".into() }, get("message"), get("error")]
+        vec![
+            name(o),
+            if healthy { "Healthy".into() } else { "Unhealthy".into() },
+            get("message"),
+            get("error"),
+        ]
     },
 };
-

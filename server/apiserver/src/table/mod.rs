@@ -91,7 +91,10 @@ pub fn table(
             let columns = printer.columns.iter().map(|c| {
                 json!({"name": c.name, "type": c.kind, "format": c.format, "description": "", "priority": c.priority})
             });
-            (columns.collect(), Box::new(|o| (printer.cells)(&crate::convert::to_storage(resource, o.clone()))))
+            (
+                columns.collect(),
+                Box::new(|o| (printer.cells)(&crate::convert::to_storage(resource, o.clone()))),
+            )
         }
     };
     let rows: Vec<Value> = objects

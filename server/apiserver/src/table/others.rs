@@ -27,9 +27,10 @@ pub(super) fn printer(group: &str, kind: &str) -> Option<&'static Printer> {
         ("certificates.k8s.io", "CertificateSigningRequest") => &CSR,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => &CRD,
         ("apiregistration.k8s.io", "APIService") => &API_SERVICE,
-        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
-            &WEBHOOKS
-        }
+        (
+            "admissionregistration.k8s.io",
+            "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration",
+        ) => &WEBHOOKS,
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy") => &POLICY,
         (
             "admissionregistration.k8s.io",
@@ -284,7 +285,14 @@ const LEASE: Printer = Printer {
 };
 
 const CSR: Printer = Printer {
-    columns: &[NAME, AGE, column("SignerName"), column("Requestor"), column("RequestedDuration"), column("Condition")],
+    columns: &[
+        NAME,
+        AGE,
+        column("SignerName"),
+        column("Requestor"),
+        column("RequestedDuration"),
+        column("Condition"),
+    ],
     cells: |o| {
         let spec = &o["spec"];
         let mut condition = "Pending".to_owned();

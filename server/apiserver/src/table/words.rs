@@ -1,7 +1,7 @@
 //! The words cells are made of.
 
-use chrono::Utc;
 use crate::registry::meta;
+use chrono::Utc;
 use serde_json::Value;
 
 pub(crate) fn name(object: &Value) -> Value {
@@ -128,9 +128,20 @@ mod tests {
     #[test]
     fn durations_are_upstreams() {
         for (seconds, words) in [
-            (0, "0s"), (119, "119s"), (120, "2m"), (130, "2m10s"), (600, "10m"), (3600, "60m"), (10800, "3h"),
-            (11000, "3h3m"), (28800, "8h"), (172_800, "2d"), (180_000, "2d2h"), (691_200, "8d"),
-            (63_072_000, "2y"), (-5, "<invalid>"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (130, "2m10s"),
+            (600, "10m"),
+            (3600, "60m"),
+            (10800, "3h"),
+            (11000, "3h3m"),
+            (28800, "8h"),
+            (172_800, "2d"),
+            (180_000, "2d2h"),
+            (691_200, "8d"),
+            (63_072_000, "2y"),
+            (-5, "<invalid>"),
         ] {
             assert_eq!(human_duration(seconds), words);
         }

@@ -1,0 +1,82 @@
+//! /healthz, /livez and /readyz, with `?verbose`, `?exclude=` and a path for each check.
+
+use crate::ApiServer;
+use crate::chain::Call;
+use crate::http::{Body, respond};
+use crate::status::ApiError;
+use http::Response;
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+
+type Checked = (String, Result<(), String>);
+
+async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Checked> {
+    let started = server.started.load(Ordering::Acquire);
+    let when_started = |why: &str| if started { Ok(()) } else { Err(why.to_owned()) };
+    let mut out: Vec<Checked> = vec![("ping".into(), Ok(())), ("log".into(), Ok(()))];
+    let store = server.storage.store().health().await.map_err(|e| e.to_string());
+    out.push(("etcd".into(), store.clone()));
+    if endpoint == "readyz" {
+        out.push(("etcd-readiness".into(), store));
+        out.push(("informer-sync".into(), Ok(())));
+    }
+    for hook in [
+        "start-apiextensions-controllers",
+        "crd-informer-synced",
+        "start-system-namespaces-controller",
+        "start-kubernetes-service-cidr-controller",
+    ] {
+        let result = if endpoint == "livez" { Ok(()) } else { when_started("not finished") };
+        out.push((format!("poststarthook/{hook}"), result));
+    }
+    if endpoint == "readyz" {
+        let more = server.checks.lock().clone();
+        out.extend(more.into_iter().map(|(name, check)| (name, check())));
+        let stopping = server.shutdown.is_triggered();
+        out.push(("shutdown".into(), if stopping { Err("process is shutting down".into()) } else { Ok(()) }));
+    }
+    out
+}
+
+pub(super) async fn answer(
+    server: &ApiServer,
+    call: &Call,
+    parts: &[&str],
+) -> Result<Response<Body>, ApiError> {
+    let endpoint = parts.first().copied().unwrap_or("healthz");
+    let all = checks(server, endpoint).await;
+    if parts.len() > 1 {
+        let name = parts[1..].join("/");
+        return match all.into_iter().find(|(n, _)| *n == name) {
+            None => Err(ApiError::no_such_path()),
+            Some((_, Ok(()))) => Ok(respond::text(200, "ok")),
+            Some((_, Err(why))) => Ok(respond::text(500, format!("internal server error: {why}\n"))),
+        };
+    }
+    let excluded: Vec<&str> = call.query.all("exclude").collect();
+    let mut report = String::new();
+    let mut failed = Vec::new();
+    for (name, result) in &all {
+        if excluded.contains(&name.as_str()) {
+            let _ = writeln!(report, "[+]{name} excluded: ok");
+            continue;
+        }
+        match result {
+            Ok(()) => {
+                let _ = writeln!(report, "[+]{name} ok");
+            }
+            Err(why) => {
+                tracing::debug!(check = %name, %why, "a health check failed");
+                let _ = writeln!(report, "[-]{name} failed: reason withheld");
+                failed.push(name.as_str());
+            }
+        }
+    }
+    if !failed.is_empty() {
+        return Ok(respond::text(500, format!("{report}{endpoint} check failed\n")));
+    }
+    if call.query.get("verbose").is_none() {
+        return Ok(respond::text(200, "ok"));
+    }
+    Ok(respond::text(200, format!("{report}{endpoint} check passed\n")))
+}

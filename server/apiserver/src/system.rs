@@ -1,0 +1,156 @@
+//! What a cluster cannot be without: the system namespaces, and the `kubernetes` Service with its endpoints.
+
+use crate::ApiServer;
+use crate::authentication::UserInfo;
+use crate::http::options::{FieldValidation, WriteOptions};
+use crate::registry::update::{Mode, Wanted};
+use crate::registry::{Target, meta};
+use crate::status::ApiError;
+use serde_json::{Value, json};
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// The identity of the server's own writes.
+pub(crate) fn user() -> UserInfo {
+    UserInfo {
+        name: "system:apiserver".into(),
+        groups: vec!["system:masters".into(), "system:authenticated".into()],
+        ..UserInfo::default()
+    }
+}
+
+pub(crate) fn options() -> WriteOptions {
+    WriteOptions {
+        dry_run: false,
+        field_manager: "kube-apiserver".into(),
+        field_validation: FieldValidation::Ignore,
+        force: None,
+    }
+}
+
+pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
+    for name in NAMESPACES {
+        let namespace = json!({
+            "kind": "Namespace", "apiVersion": "v1",
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+        });
+        ensure(server, "", "namespaces", namespace, |_| None).await?;
+    }
+    ensure(server, "", "services", service(server), |_| None).await?;
+    if let Some((ip, port)) = server.config.advertise {
+        let endpoints = json!({
+            "kind": "Endpoints", "apiVersion": "v1",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": [{
+                "addresses": [{"ip": ip.to_string()}],
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            }],
+        });
+        let wanted = endpoints["subsets"].clone();
+        ensure(server, "", "endpoints", endpoints, move |old| replace(old, "subsets", &wanted)).await?;
+        let slice = json!({
+            "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+            "metadata": {
+                "name": "kubernetes", "namespace": "default",
+                "labels": {"kubernetes.io/service-name": "kubernetes"},
+            },
+            "addressType": if ip.is_ipv6() { "IPv6" } else { "IPv4" },
+            "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        });
+        let (endpoints, ports) = (slice["endpoints"].clone(), slice["ports"].clone());
+        ensure(server, "discovery.k8s.io", "endpointslices", slice, move |old| {
+            let changed = replace(old, "endpoints", &endpoints);
+            let base = changed.as_ref().unwrap_or(old);
+            replace(base, "ports", &ports).or(changed)
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+fn service(server: &ApiServer) -> Value {
+    let port = server.config.advertise.map_or(443, |(_, port)| port);
+    json!({
+        "kind": "Service", "apiVersion": "v1",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": server.services.first().to_string(),
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+            "sessionAffinity": "None",
+        },
+    })
+}
+
+/// The object with one member replaced, if that changes it.
+fn replace(old: &Value, member: &str, wanted: &Value) -> Option<Value> {
+    if contains(&old[member], wanted) {
+        return None;
+    }
+    let mut new = old.clone();
+    new[member] = wanted.clone();
+    Some(new)
+}
+
+/// `wanted` is in `have`, defaults that were added aside.
+fn contains(have: &Value, wanted: &Value) -> bool {
+    match (have, wanted) {
+        (Value::Object(h), Value::Object(w)) => {
+            w.iter().all(|(k, v)| h.get(k).is_some_and(|h| contains(h, v)))
+        }
+        (Value::Array(h), Value::Array(w)) => {
+            h.len() == w.len() && h.iter().zip(w).all(|(h, w)| contains(h, w))
+        }
+        _ => have == wanted,
+    }
+}
+
+/// Creates the object, or corrects the one there is.
+pub(crate) async fn ensure(
+    server: &ApiServer,
+    group: &str,
+    plural: &str,
+    object: Value,
+    correct: impl Fn(&Value) -> Option<Value> + Send + Sync,
+) -> Result<(), ApiError> {
+    let resource = server
+        .index
+        .load()
+        .stored(group, plural)
+        .cloned()
+        .ok_or_else(|| ApiError::not_found(group, "resources", plural))?;
+    let (user, options) = (user(), options());
+    let name = meta::name(&object).to_owned();
+    let namespace = meta::namespace(&object).to_owned();
+    let target = Target {
+        resource: &resource,
+        subresource: "",
+        namespace: &namespace,
+        name: &name,
+        user: &user,
+        options: &options,
+        manager: options.field_manager.clone(),
+    };
+    let mut warnings = Vec::new();
+    if let Some(existing) = server.storage.get(&resource, &namespace, &name).await? {
+        let old = existing.object().map_err(ApiError::internal)?;
+        if correct(&old).is_some() {
+            let change =
+                Box::new(|old: &Value| Ok(Wanted::plain(correct(old).unwrap_or_else(|| old.clone()))));
+            server.update(&target, change, Mode::default(), &mut warnings).await?;
+        }
+        return Ok(());
+    }
+    match server.create(&target, object, false, &mut warnings).await {
+        Ok(_) => Ok(()),
+        Err(e) if e.reason == "AlreadyExists" => Ok(()),
+        Err(e) => Err(e),
+    }
+}
