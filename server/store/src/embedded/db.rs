@@ -217,7 +217,8 @@ impl Db {
         transaction.commit()?;
         (self.revision, self.swept, self.compacted) = (revision, swept, compacted);
         if ttl_changed {
-            self.next_expiry = self.first_expiry()?;
+            // It is done: whatever fails from here on must not make it look undone. A wrong guess wakes us early.
+            self.next_expiry = self.first_expiry().unwrap_or(Some(now));
         }
         Ok(Committed { outcomes, events, revision })
     }

@@ -12,8 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 /// Largest group of one commit.
 const GROUP: usize = 512;
 const GROUP_BYTES: usize = 8 << 20;
-/// Rows of history one commit removes at least, when there are that many.
+/// Rows of history one commit removes at least, when there are that many; and one that has nothing else to do.
 const SWEEP: usize = 64;
+const SWEEP_IDLE: usize = 1024;
 /// Log pages after which an idle moment, or any moment, is used to move the log into the database.
 const CHECKPOINT_IDLE: usize = 1000;
 const CHECKPOINT_FORCED: usize = 4000;
@@ -144,7 +145,7 @@ impl Writer {
             if expiring {
                 writes.extend(self.db.expired(now, GROUP)?);
             }
-            let sweep = SWEEP.max(2 * writes.len());
+            let sweep = if writes.is_empty() { SWEEP_IDLE } else { SWEEP.max(2 * writes.len()) };
             let until = self.db.sweepable(sweep, now.saturating_sub(self.history), self.history_events)?;
             if writes.is_empty() && !self.db.sweeping() {
                 return Ok(None);
