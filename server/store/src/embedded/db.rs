@@ -204,6 +204,7 @@ impl Db {
                 value: value.cloned(),
                 create_revision: created,
                 prev: prev.as_ref().map(|kv| kv.value.clone()),
+                prev_revision: prev.as_ref().map_or(0, |kv| kv.mod_revision),
             });
             outcomes.push(Ok(Written { revision, prev }));
         }
@@ -451,8 +452,8 @@ impl Reader {
             return Err(StoreError::Compacted(after));
         }
         let mut rows = snapshot.prepare_cached(
-            "SELECT l.revision, l.key, l.created, l.value, (SELECT p.value FROM log p WHERE p.revision = l.previous)
-             FROM log l WHERE l.revision > ?1 AND l.revision <= ?2 ORDER BY l.revision LIMIT ?3",
+            "SELECT l.revision, l.key, l.created, l.value, (SELECT p.value FROM log p WHERE p.revision = l.previous),
+             l.previous FROM log l WHERE l.revision > ?1 AND l.revision <= ?2 ORDER BY l.revision LIMIT ?3",
         )?;
         let events = rows
             .query_map(params![int(after), int(upto), int(SLICE as u64)], |row| {
@@ -462,6 +463,7 @@ impl Reader {
                     create_revision: uint(row, 2)?,
                     value: maybe_bytes(row, 3)?,
                     prev: maybe_bytes(row, 4)?,
+                    prev_revision: uint(row, 5)?,
                 })
             })?
             .collect::<Result<Vec<_>, _>>()?;

@@ -85,7 +85,7 @@ impl Etcd {
     }
 
     pub async fn connect(&self, prefix: &str) -> Arc<dyn Store> {
-        connect(&[self.url.clone()], None, prefix).await
+        connect(std::slice::from_ref(&self.url), None, prefix).await
     }
 }
 
