@@ -73,7 +73,7 @@ fn meta(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
     connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?.query_row([name], |row| uint(row, 0))
 }
 
-fn connect(path: &Path, cache_bytes: usize, flags: OpenFlags) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path, cache_bytes: usize, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(24);
@@ -325,11 +325,17 @@ impl Db {
         self.compacted.min(self.revision.saturating_sub(1)) > self.swept
     }
 
-    /// Moves the write-ahead log into the database file, so that it starts over.
-    pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
-        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-        Ok(())
+    /// Moves the write-ahead log into the database file, here and now.
+    pub(super) fn checkpoint(&self) -> Result<bool, StoreError> {
+        checkpoint(&self.connection)
     }
+}
+
+/// Tells whether all of the log was moved, so that the next write starts it over.
+pub(super) fn checkpoint(connection: &Connection) -> Result<bool, StoreError> {
+    Ok(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+    })?)
 }
 
 /// A transaction that is undone unless committed.

@@ -11,6 +11,7 @@
 //!
 //! A failed write (disk full, I/O error) is rolled back as a whole; the next one starts afresh.
 
+mod checkpoint;
 mod db;
 mod directory;
 mod hub;
@@ -76,9 +77,10 @@ impl Embedded {
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
         let directory = Directory::open(dir)?;
         let db = db::Db::open(&directory.database(), options.cache_bytes)?;
+        let checkpointer = checkpoint::Checkpointer::start(&directory.database())?;
         let hub = Arc::new(Hub::new(db.revision(), options.watch_backlog_bytes));
         let (commands, queue) = std::sync::mpsc::channel();
-        let writer = writer::Writer::new(db, queue, hub.clone(), &options);
+        let writer = writer::Writer::new(db, checkpointer, queue, hub.clone(), &options);
         let writer = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         Ok(Self {
             queue: Arc::new(Semaphore::new(QUEUE)),
