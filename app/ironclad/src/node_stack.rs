@@ -16,9 +16,9 @@ use network::dataplane::{Cidr, Dataplane};
 use network::machine::Machine;
 use network::pods::{Attach, Pods, WantedPort};
 use node::{NetworkError, PodIps, PodNetRequest, PodNetwork};
+use runtime::builtin::Builtin;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use runtime::builtin::Builtin;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -74,11 +74,13 @@ pub async fn start(
     let has_block = |node: Option<&Node>| {
         node.and_then(|n| n.spec.as_ref()).is_some_and(|s| s.pod_cidr.as_ref().is_some_and(|c| !c.is_empty()))
     };
-    let node = await_condition(nodes.clone(), &config.name, has_block).await.context("wait for the pod block")?;
+    let node =
+        await_condition(nodes.clone(), &config.name, has_block).await.context("wait for the pod block")?;
     let block: Cidr = node.and_then(|n| n.spec?.pod_cidr).context("the node has no pod block")?.parse()?;
     progress.step(&format!("node registered, pods are in {block}"));
 
-    let machine = Machine { tag: config.place.tag.clone(), pod_cidr: block, service_cidr: config.service_cidr };
+    let machine =
+        Machine { tag: config.place.tag.clone(), pod_cidr: block, service_cidr: config.service_cidr };
     let (folder, table, cluster) = (config.place.data.join("network"), machine.table(), config.pod_cidr);
     let wired = machine.clone();
     let (dataplane, pods) = tokio::task::spawn_blocking(move || -> Result<_> {
@@ -127,9 +129,11 @@ pub async fn start(
 fn agent_config(config: &NodeConfig) -> Result<node::Config> {
     let sans = Sans::new([config.name.clone()], [IpAddr::V4(config.address), IpAddr::from([127, 0, 0, 1])]);
     let user = format!("system:node:{}", config.name);
-    let leaf = config.pki.leaf("kubelet", &LeafSpec::server(&user, sans)).context("issue the node's certificate")?;
+    let leaf =
+        config.pki.leaf("kubelet", &LeafSpec::server(&user, sans)).context("issue the node's certificate")?;
     let ca = vec![config.pki.ca.certificate().clone()];
-    let tls = node::tls_config(leaf.chain.clone(), leaf.key.to_rustls(), ca).context("set up the kubelet's TLS")?;
+    let tls =
+        node::tls_config(leaf.chain.clone(), leaf.key.to_rustls(), ca).context("set up the kubelet's TLS")?;
     let mut agent = node::Config::new(&config.name, config.place.data.join("node"), Arc::new(tls));
     agent.addresses = vec![config.address.into()];
     agent.cluster_dns = config.service_cidr.nth(10).map(IpAddr::V4).into_iter().collect();

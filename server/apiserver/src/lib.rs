@@ -26,13 +26,12 @@ pub mod http;
 pub mod kinds;
 pub mod metrics;
 pub mod reader;
-pub mod security;
-pub mod tokens;
 pub mod registry;
 pub mod resolve;
 pub mod resources;
 pub mod schemas;
-mod server;
+pub mod security;
+pub mod server;
 pub mod services;
 pub mod status;
 pub mod storage;
@@ -42,6 +41,7 @@ pub mod table;
 pub mod tokens;
 mod verbs;
 mod virtuals;
+mod writer;
 
 pub use server::{ApiServer, BuildError, Check, Config, KubeletTls};
 
