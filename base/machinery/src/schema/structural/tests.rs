@@ -1,3 +1,5 @@
+//! Custom schemas: pruning, defaults, refusals, values.
+
 use serde_json::json;
 
 use super::*;
