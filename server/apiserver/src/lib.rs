@@ -27,7 +27,6 @@ pub mod kinds;
 pub mod metrics;
 pub mod reader;
 pub mod security;
-pub mod tokens;
 pub mod registry;
 pub mod resolve;
 pub mod resources;

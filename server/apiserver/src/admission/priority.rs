@@ -48,9 +48,9 @@ impl Priority {
             class
         } else {
             let found = self.reader.get(GROUP, "priorityclasses", "", &name);
-            Some(parse(&found.ok_or_else(|| {
-                Denied::forbidden(format!("no PriorityClass with name {name} was found"))
-            })?))
+            let missing = || Denied::forbidden(format!("no PriorityClass with name {name} was found"));
+            let found = found.ok_or_else(missing)?;
+            Some(parse(&found))
         };
         let value = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
         let policy = class.as_ref().map(|c| text(c, "/preemptionPolicy")).filter(|p| !p.is_empty()).unwrap_or(LOWER);
