@@ -51,7 +51,8 @@ impl Plugin for CertificateApproval {
     }
 
     fn handles(&self, r: &Request<'_>) -> bool {
-        (r.group, r.resource, r.subresource) == (GROUP, RESOURCE, "approval") && r.operation == Operation::Update
+        (r.group, r.resource, r.subresource) == (GROUP, RESOURCE, "approval")
+            && r.operation == Operation::Update
     }
 
     async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
@@ -82,7 +83,8 @@ impl Plugin for CertificateSigning {
     }
 
     fn handles(&self, r: &Request<'_>) -> bool {
-        (r.group, r.resource, r.subresource) == (GROUP, RESOURCE, "status") && r.operation == Operation::Update
+        (r.group, r.resource, r.subresource) == (GROUP, RESOURCE, "status")
+            && r.operation == Operation::Update
     }
 
     async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
@@ -116,7 +118,9 @@ impl Plugin for CertificateSubjectRestriction {
     }
 
     async fn validate(&self, _: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
-        let Some(object) = object.filter(|o| text(o, "/spec/signerName") == CLIENT_SIGNER) else { return Ok(()) };
+        let Some(object) = object.filter(|o| text(o, "/spec/signerName") == CLIENT_SIGNER) else {
+            return Ok(());
+        };
         let bad = || Denied::forbidden("failed to parse CSR: PEM block type must be CERTIFICATE REQUEST");
         let pem = STANDARD.decode(text(object, "/spec/request")).map_err(|_| bad())?;
         let request = kit::pki::Request::from_pem(&pem).map_err(|_| bad())?;
@@ -166,7 +170,10 @@ mod tests {
         ask.run(&approve("example.com/s"), csr(Value::Null)).await.unwrap();
         ask.run(&approve("example.com/*"), csr(Value::Null)).await.unwrap();
         let refused = ask.run(&approve("example.com/t"), csr(Value::Null)).await.unwrap_err();
-        assert_eq!(refused.message, "user not permitted to approve requests with signerName \"example.com/s\"");
+        assert_eq!(
+            refused.message,
+            "user not permitted to approve requests with signerName \"example.com/s\""
+        );
         let sign = |name| CertificateSigning::new(Arc::new(Only("sign", name)));
         let ask = Ask::update(GROUP, RESOURCE, csr(Value::Null)).sub("status");
         ask.run(&sign("example.com/s"), csr(json!("x"))).await.unwrap();

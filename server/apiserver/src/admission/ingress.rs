@@ -30,7 +30,8 @@ impl Plugin for DefaultIngressClass {
     }
 
     async fn mutate(&self, _: &Request<'_>, ingress: &mut Value) -> Result<(), Denied> {
-        if !ingress["spec"]["ingressClassName"].is_null() || annotation(ingress, "kubernetes.io/ingress.class").is_some()
+        if !ingress["spec"]["ingressClassName"].is_null()
+            || annotation(ingress, "kubernetes.io/ingress.class").is_some()
         {
             return Ok(());
         }

@@ -89,7 +89,10 @@ mod tests {
         let dying = json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
         cluster.put("", "namespaces", dying);
         let refused = create.run(&plugin, pod.clone()).await.unwrap_err();
-        assert_eq!(refused.message, "unable to create new content in namespace a because it is being terminated");
+        assert_eq!(
+            refused.message,
+            "unable to create new content in namespace a because it is being terminated"
+        );
         Ask::update("", "pods", pod.clone()).run(&plugin, pod.clone()).await.unwrap();
         Ask::delete("", "pods", pod.clone()).run(&plugin, pod).await.unwrap();
     }
@@ -97,7 +100,9 @@ mod tests {
     #[tokio::test]
     async fn some_namespaces_stay() {
         let plugin = NamespaceLifecycle::new(FakeCluster::new());
-        for (name, stays) in [("default", true), ("kube-system", true), ("kube-node-lease", false), ("x", false)] {
+        for (name, stays) in
+            [("default", true), ("kube-system", true), ("kube-node-lease", false), ("x", false)]
+        {
             let namespace = json!({"metadata": {"name": name}});
             let answer = Ask::delete("", "namespaces", namespace.clone()).run(&plugin, namespace).await;
             assert_eq!(answer.is_err(), stays, "{name}");

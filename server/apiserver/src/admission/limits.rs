@@ -35,7 +35,9 @@ fn read(value: &Value) -> Resources {
 /// The defaults all ranges of a namespace give containers: requests, limits. The last range to name one wins.
 fn defaults(ranges: &[Value]) -> (BTreeMap<String, Value>, BTreeMap<String, Value>) {
     let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
-    for limit in ranges.iter().flat_map(|r| items(r, "/spec/limits")).filter(|l| text(l, "/type") == "Container") {
+    for limit in
+        ranges.iter().flat_map(|r| items(r, "/spec/limits")).filter(|l| text(l, "/type") == "Container")
+    {
         for (from, to) in [("defaultRequest", &mut requests), ("default", &mut limits)] {
             to.extend(limit[from].as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
         }
@@ -80,7 +82,9 @@ fn check(limit: &Value, requests: &Resources, limits: &Resources, errors: &mut V
     let kind = text(limit, "/type");
     for (resource, min) in read(&limit["min"]) {
         match (requests.get(&resource), limits.get(&resource)) {
-            (None, _) => errors.push(format!("minimum {resource} usage per {kind} is {min}.  No request is specified")),
+            (None, _) => {
+                errors.push(format!("minimum {resource} usage per {kind} is {min}.  No request is specified"))
+            }
             (Some(asked), _) if *asked < min => {
                 errors.push(format!("minimum {resource} usage per {kind} is {min}, but request is {asked}"));
             }
@@ -93,14 +97,19 @@ fn check(limit: &Value, requests: &Resources, limits: &Resources, errors: &mut V
     for (resource, max) in read(&limit["max"]) {
         match (limits.get(&resource), requests.get(&resource)) {
             (None, None) if kind == "PersistentVolumeClaim" => {
-                errors.push(format!("maximum {resource} usage per {kind} is {max}.  No request is specified"));
+                errors
+                    .push(format!("maximum {resource} usage per {kind} is {max}.  No request is specified"));
             }
             (None, Some(asked)) if kind == "PersistentVolumeClaim" => {
                 if *asked > max {
-                    errors.push(format!("maximum {resource} usage per {kind} is {max}, but request is {asked}"));
+                    errors.push(format!(
+                        "maximum {resource} usage per {kind} is {max}, but request is {asked}"
+                    ));
                 }
             }
-            (None, _) => errors.push(format!("maximum {resource} usage per {kind} is {max}.  No limit is specified")),
+            (None, _) => {
+                errors.push(format!("maximum {resource} usage per {kind} is {max}.  No limit is specified"))
+            }
             (Some(bound), _) if *bound > max => {
                 errors.push(format!("maximum {resource} usage per {kind} is {max}, but limit is {bound}"));
             }
@@ -112,7 +121,10 @@ fn check(limit: &Value, requests: &Resources, limits: &Resources, errors: &mut V
     }
     for (resource, ratio) in read(&limit["maxLimitRequestRatio"]) {
         let prefix = format!("{resource} max limit to request ratio per {kind} is {ratio}");
-        match (requests.get(&resource).filter(|r| !r.is_zero()), limits.get(&resource).filter(|l| !l.is_zero())) {
+        match (
+            requests.get(&resource).filter(|r| !r.is_zero()),
+            limits.get(&resource).filter(|l| !l.is_zero()),
+        ) {
             (None, _) => errors.push(format!("{prefix}, but no request is specified or request is 0")),
             (_, None) => errors.push(format!("{prefix}, but no limit is specified or limit is 0")),
             (Some(asked), Some(bound)) => {
@@ -175,7 +187,8 @@ impl Plugin for LimitRanger {
     fn handles(&self, r: &Request<'_>) -> bool {
         r.is("", "pods", &[Operation::Create])
             || r.is("", "persistentvolumeclaims", &[Operation::Create, Operation::Update])
-            || ((r.group, r.resource, r.subresource) == ("", "pods", "resize") && r.operation == Operation::Update)
+            || ((r.group, r.resource, r.subresource) == ("", "pods", "resize")
+                && r.operation == Operation::Update)
     }
 
     async fn mutate(&self, r: &Request<'_>, object: &mut Value) -> Result<(), Denied> {
@@ -195,7 +208,12 @@ impl Plugin for LimitRanger {
                         for kind in ["containers", "initContainers"] {
                             for c in object["spec"][kind].as_array().into_iter().flatten() {
                                 let resources = &c["resources"];
-                                check(limit, &read(&resources["requests"]), &read(&resources["limits"]), &mut errors);
+                                check(
+                                    limit,
+                                    &read(&resources["requests"]),
+                                    &read(&resources["limits"]),
+                                    &mut errors,
+                                );
                             }
                         }
                     }
@@ -229,7 +247,11 @@ mod tests {
 
     async fn admit(limit: Value, containers: Value) -> Result<Value, Denied> {
         let cluster = FakeCluster::new();
-        cluster.put("", "limitranges", json!({"metadata": {"namespace": "a", "name": "l"}, "spec": {"limits": [limit]}}));
+        cluster.put(
+            "",
+            "limitranges",
+            json!({"metadata": {"namespace": "a", "name": "l"}, "spec": {"limits": [limit]}}),
+        );
         let pod = json!({"metadata": {"namespace": "a", "name": "p"}, "spec": {"containers": containers}});
         Ask::create("", "pods").run(&LimitRanger::new(cluster), pod).await
     }
@@ -253,7 +275,8 @@ mod tests {
 
     #[tokio::test]
     async fn bounds_are_worded_like_upstream() {
-        let say = |limit: Value, containers: Value| async { admit(limit, containers).await.unwrap_err().message };
+        let say =
+            |limit: Value, containers: Value| async { admit(limit, containers).await.unwrap_err().message };
         let min = json!({"type": "Container", "min": {"cpu": "100m"}});
         assert_eq!(
             say(min.clone(), json!([container(json!({"cpu": "50m"}), json!({}))])).await,
@@ -281,7 +304,11 @@ mod tests {
     async fn claims_have_bounds_too() {
         let cluster = FakeCluster::new();
         let limit = json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}});
-        cluster.put("", "limitranges", json!({"metadata": {"namespace": "a", "name": "l"}, "spec": {"limits": [limit]}}));
+        cluster.put(
+            "",
+            "limitranges",
+            json!({"metadata": {"namespace": "a", "name": "l"}, "spec": {"limits": [limit]}}),
+        );
         let plugin = LimitRanger::new(cluster);
         for (size, ok) in [("1Gi", true), ("2Gi", false)] {
             let claim = json!({"metadata": {"namespace": "a"}, "spec": {"resources": {"requests": {"storage": size}}}});

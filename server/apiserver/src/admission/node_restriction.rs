@@ -48,7 +48,8 @@ fn forbidden_label(key: &str) -> bool {
         return true;
     }
     let kubernetes = in_domain(namespace, "kubernetes.io") || in_domain(namespace, "k8s.io");
-    let kubelets = in_domain(namespace, "kubelet.kubernetes.io") || in_domain(namespace, "node.kubernetes.io");
+    let kubelets =
+        in_domain(namespace, "kubelet.kubernetes.io") || in_domain(namespace, "node.kubernetes.io");
     kubernetes && !kubelets && !KUBELET_LABELS.contains(&key)
 }
 
@@ -113,20 +114,28 @@ impl NodeRestriction {
                     _ => Ok(()),
                 }
             }
-            (_, sub) => refuse(format!("unexpected pod subresource {sub:?}, only 'status' and 'eviction' are allowed")),
+            (_, sub) => refuse(format!(
+                "unexpected pod subresource {sub:?}, only 'status' and 'eviction' are allowed"
+            )),
         }
     }
 
     fn mirror_pod(&self, node: &str, pod: &Value) -> Result<(), Denied> {
         const MIRROR: &str = super::support::MIRROR_ANNOTATION;
         if !is_mirror(pod) {
-            return refuse(format!("pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"));
+            return refuse(format!(
+                "pod does not have {MIRROR:?} annotation, node {node:?} can only create mirror pods"
+            ));
         }
         if text(pod, "/spec/nodeName") != node {
             return refuse(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
         }
         match items(pod, "/metadata/ownerReferences") {
-            [] => return refuse(format!("node {node:?} can only create pods with an owner reference set to itself")),
+            [] => {
+                return refuse(format!(
+                    "node {node:?} can only create pods with an owner reference set to itself"
+                ));
+            }
             [owner] => {
                 let itself = (text(owner, "/apiVersion"), text(owner, "/kind"), text(owner, "/name"))
                     == ("v1", "Node", node)
@@ -139,7 +148,11 @@ impl NodeRestriction {
                     ));
                 }
             }
-            _ => return refuse(format!("node {node:?} can only create pods with a single owner reference set to itself")),
+            _ => {
+                return refuse(format!(
+                    "node {node:?} can only create pods with a single owner reference set to itself"
+                ));
+            }
         }
         let cannot = |what: &str| refuse(format!("node {node:?} can not create pods that reference {what}"));
         if !text(pod, "/spec/serviceAccountName").is_empty() {
@@ -150,7 +163,8 @@ impl NodeRestriction {
         }
         let volumes = items(pod, "/spec/volumes");
         let config = volumes.iter().any(|v| {
-            v["configMap"].is_object() || items(v, "/projected/sources").iter().any(|s| s["configMap"].is_object())
+            v["configMap"].is_object()
+                || items(v, "/projected/sources").iter().any(|s| s["configMap"].is_object())
         });
         let environment = containers(&pod["spec"]).any(|(_, _, c)| {
             items(c, "/env").iter().any(|e| e["valueFrom"]["configMapKeyRef"].is_object())
@@ -190,7 +204,8 @@ impl NodeRestriction {
         if list(old, "/spec/taints") != list(object, "/spec/taints") {
             return refuse(format!("node {node:?} is not allowed to modify taints"));
         }
-        let forbidden: Vec<&str> = changed_labels(old, object).into_iter().filter(|k| forbidden_label(k)).collect();
+        let forbidden: Vec<&str> =
+            changed_labels(old, object).into_iter().filter(|k| forbidden_label(k)).collect();
         if !forbidden.is_empty() {
             return refuse(format!("is not allowed to modify labels: {}", joined(forbidden)));
         }
@@ -223,7 +238,8 @@ impl NodeRestriction {
     }
 
     async fn token(&self, r: &Request<'_>, node: &str, object: Option<&Value>) -> Result<(), Denied> {
-        let Some(request) = object.filter(|_| r.operation == Operation::Create && r.subresource == "token") else {
+        let Some(request) = object.filter(|_| r.operation == Operation::Create && r.subresource == "token")
+        else {
             return Ok(());
         };
         let reference = &request["spec"]["boundObjectRef"];
@@ -299,7 +315,13 @@ impl NodeRestriction {
         self.authorizer.authorize(&question).await.is_allowed()
     }
 
-    fn named_like_itself(&self, r: &Request<'_>, node: &str, object: Option<&Value>, what: &str) -> Result<(), Denied> {
+    fn named_like_itself(
+        &self,
+        r: &Request<'_>,
+        node: &str,
+        object: Option<&Value>,
+        what: &str,
+    ) -> Result<(), Denied> {
         let name = object.map(|o| text(o, "/metadata/name")).filter(|n| !n.is_empty()).unwrap_or(r.name);
         if name == node {
             return Ok(());
@@ -338,7 +360,9 @@ impl Plugin for NodeRestriction {
                 let of = object.or(r.old);
                 if of.is_some_and(|o| text(o, "/spec/nodeName") != node) {
                     let verb = if r.operation == Operation::Create { "create" } else { "delete" };
-                    return refuse(format!("can only {verb} ResourceSlice with the same NodeName as the requesting node"));
+                    return refuse(format!(
+                        "can only {verb} ResourceSlice with the same NodeName as the requesting node"
+                    ));
                 }
                 Ok(())
             }
@@ -381,9 +405,14 @@ mod tests {
         create.run(&plugin, node("n1", "sub.node.kubernetes.io/x")).await.unwrap();
         let error = create.run(&plugin, node("n2", "example.com/x")).await.unwrap_err();
         assert_eq!(error.message, "node \"n1\" is not allowed to modify node \"n2\"");
-        for label in ["node-restriction.kubernetes.io/a", "x.node-restriction.kubernetes.io/a", "kubernetes.io/role"] {
+        for label in
+            ["node-restriction.kubernetes.io/a", "x.node-restriction.kubernetes.io/a", "kubernetes.io/role"]
+        {
             let error = create.run(&plugin, node("n1", label)).await.unwrap_err();
-            assert_eq!(error.message, format!("node \"n1\" is not allowed to set the following labels: {label}"));
+            assert_eq!(
+                error.message,
+                format!("node \"n1\" is not allowed to set the following labels: {label}")
+            );
         }
         let old = json!({"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "a"}]}});
         let update = Ask::update("", "nodes", old).by(kubelet());
@@ -403,7 +432,10 @@ mod tests {
             let delete = Ask::delete("", "pods", pod(node)).by(kubelet());
             assert_eq!(delete.run(&plugin, Value::Null).await.is_ok(), ok);
             let evict = Ask::create("", "pods").sub("eviction").by(kubelet());
-            assert_eq!(evict.run(&plugin, json!({"metadata": {"namespace": "a", "name": "p"}})).await.is_ok(), ok);
+            assert_eq!(
+                evict.run(&plugin, json!({"metadata": {"namespace": "a", "name": "p"}})).await.is_ok(),
+                ok
+            );
         }
         let mut labelled = pod("n1");
         labelled["metadata"]["labels"] = json!({"a": "b"});
@@ -433,8 +465,7 @@ mod tests {
     async fn tokens_only_for_pods_that_run_here_and_use_the_audience() {
         let (cluster, plugin) = world();
         let mut p = pod("n1");
-        p["spec"]["volumes"] =
-            json!([{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]);
+        p["spec"]["volumes"] = json!([{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]);
         cluster.put("", "pods", p);
         let ask = |spec: Value| {
             let ask = Ask::create("", "serviceaccounts").sub("token").by(kubelet());

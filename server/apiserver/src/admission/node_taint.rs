@@ -40,7 +40,10 @@ mod tests {
         let node = ask.run(&TaintNodesByCondition, json!({"metadata": {"name": "n"}})).await.unwrap();
         assert_eq!(node["spec"]["taints"], json!([{"key": NOT_READY, "effect": "NoSchedule"}]));
         assert_eq!(ask.run(&TaintNodesByCondition, node.clone()).await.unwrap(), node);
-        let update = Ask::update("", "nodes", node).run(&TaintNodesByCondition, json!({"metadata": {}})).await.unwrap();
+        let update = Ask::update("", "nodes", node)
+            .run(&TaintNodesByCondition, json!({"metadata": {}}))
+            .await
+            .unwrap();
         assert!(update["spec"].is_null());
     }
 }

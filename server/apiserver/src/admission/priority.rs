@@ -53,7 +53,8 @@ impl Priority {
             Some(parse(&found))
         };
         let value = class.as_ref().and_then(|c| c["value"].as_i64()).unwrap_or(0);
-        let policy = class.as_ref().map(|c| text(c, "/preemptionPolicy")).filter(|p| !p.is_empty()).unwrap_or(LOWER);
+        let policy =
+            class.as_ref().map(|c| text(c, "/preemptionPolicy")).filter(|p| !p.is_empty()).unwrap_or(LOWER);
         if let Some(given) = pod["spec"]["priority"].as_i64()
             && given != value
         {
@@ -97,7 +98,8 @@ impl Plugin for Priority {
     }
 
     async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
-        let Some(object) = object.filter(|o| r.resource == "priorityclasses" && o["globalDefault"] == true) else {
+        let Some(object) = object.filter(|o| r.resource == "priorityclasses" && o["globalDefault"] == true)
+        else {
             return Ok(());
         };
         let name = text(object, "/metadata/name");
@@ -129,25 +131,33 @@ mod tests {
         let ask = Ask::create("", "pods");
         let plain = ask.run(&plugin, pod(json!({}))).await.unwrap();
         assert_eq!(plain["spec"], json!({"priority": 0, "preemptionPolicy": LOWER}));
-        let class = |name: &str, value: i64, default: bool| {
-            json!({"metadata": {"name": name}, "value": value, "globalDefault": default, "preemptionPolicy": "Never"})
-        };
+        let class = |name: &str, value: i64, default: bool| json!({"metadata": {"name": name}, "value": value, "globalDefault": default, "preemptionPolicy": "Never"});
         cluster.put(GROUP, "priorityclasses", class("high", 1000, false));
         cluster.put(GROUP, "priorityclasses", class("usual", 10, true));
         let high = ask.run(&plugin, pod(json!({"priorityClassName": "high"}))).await.unwrap();
         assert_eq!(high["spec"]["priority"], 1000);
         assert_eq!(high["spec"]["preemptionPolicy"], "Never");
         let usual = ask.run(&plugin, pod(json!({}))).await.unwrap();
-        assert_eq!((&usual["spec"]["priorityClassName"], &usual["spec"]["priority"]), (&json!("usual"), &json!(10)));
+        assert_eq!(
+            (&usual["spec"]["priorityClassName"], &usual["spec"]["priority"]),
+            (&json!("usual"), &json!(10))
+        );
         let unknown = ask.run(&plugin, pod(json!({"priorityClassName": "x"}))).await.unwrap_err();
         assert_eq!(unknown.message, "no PriorityClass with name x was found");
-        let forged = ask.run(&plugin, pod(json!({"priorityClassName": "high", "priority": 5}))).await.unwrap_err();
-        assert!(forged.message.starts_with("the integer value of priority (5) must not be provided in pod spec"));
+        let forged =
+            ask.run(&plugin, pod(json!({"priorityClassName": "high", "priority": 5}))).await.unwrap_err();
+        assert!(
+            forged.message.starts_with("the integer value of priority (5) must not be provided in pod spec")
+        );
         // An update that leaves the number out keeps it.
         let kept = Ask::update("", "pods", high).run(&plugin, pod(json!({}))).await.unwrap();
         assert_eq!(kept["spec"]["priority"], 1000);
-        let second = Ask::create(GROUP, "priorityclasses").run(&plugin, class("other", 1, true)).await.unwrap_err();
-        assert_eq!(second.message, "PriorityClass usual is already marked as default. Only one default can exist");
+        let second =
+            Ask::create(GROUP, "priorityclasses").run(&plugin, class("other", 1, true)).await.unwrap_err();
+        assert_eq!(
+            second.message,
+            "PriorityClass usual is already marked as default. Only one default can exist"
+        );
         Ask::create(GROUP, "priorityclasses").run(&plugin, class("usual", 1, true)).await.unwrap();
     }
 }

@@ -89,7 +89,8 @@ impl Plugin for RuntimeClass {
         let Some(pod) = pod else { return Ok(()) };
         let given = pod["spec"]["overhead"].as_object().is_some_and(|o| !o.is_empty());
         let class = self.class(pod)?;
-        let defined = class.is_some_and(|c| c["overhead"]["podFixed"].as_object().is_some_and(|o| !o.is_empty()));
+        let defined =
+            class.is_some_and(|c| c["overhead"]["podFixed"].as_object().is_some_and(|o| !o.is_empty()));
         if given && !defined {
             return Err(Denied::forbidden(
                 "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",

@@ -64,7 +64,8 @@ fn mount(pod: &mut Value) {
                 continue;
             }
             needed = true;
-            list(container, "volumeMounts").push(json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH}));
+            list(container, "volumeMounts")
+                .push(json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH}));
         }
     }
     if needed && existing.is_none() {
@@ -94,9 +95,12 @@ fn limit_secrets(account: &Value, pod: &Value) -> Result<(), Denied> {
     }
     let name = text(account, "/metadata/name");
     let mountable = |secret: &str| items(account, "/secrets").iter().any(|s| text(s, "/name") == secret);
-    let pullable = |secret: &str| items(account, "/imagePullSecrets").iter().any(|s| text(s, "/name") == secret);
+    let pullable =
+        |secret: &str| items(account, "/imagePullSecrets").iter().any(|s| text(s, "/name") == secret);
     let refuse = |what: String| {
-        Err(Denied::forbidden(format!("{what} is not allowed because service account {name} does not reference that secret")))
+        Err(Denied::forbidden(format!(
+            "{what} is not allowed because service account {name} does not reference that secret"
+        )))
     };
     for volume in items(pod, "/spec/volumes") {
         let secret = text(volume, "/secret/secretName");
@@ -114,14 +118,18 @@ fn limit_secrets(account: &Value, pod: &Value) -> Result<(), Denied> {
             let secret = text(env, "/valueFrom/secretKeyRef/name");
             if !secret.is_empty() && !mountable(secret) {
                 let (container, env) = (text(container, "/name"), text(env, "/name"));
-                return refuse(format!("{word} {container} with envVar {env} referencing secret.secretName={secret:?}"));
+                return refuse(format!(
+                    "{word} {container} with envVar {env} referencing secret.secretName={secret:?}"
+                ));
             }
         }
         for from in items(container, "/envFrom") {
             let secret = text(from, "/secretRef/name");
             if !secret.is_empty() && !mountable(secret) {
                 let container = text(container, "/name");
-                return refuse(format!("{word} {container} with envFrom referencing secret.secretName={secret:?}"));
+                return refuse(format!(
+                    "{word} {container} with envFrom referencing secret.secretName={secret:?}"
+                ));
             }
         }
     }
@@ -146,7 +154,11 @@ impl Plugin for ServiceAccount {
     }
 
     async fn mutate(&self, r: &Request<'_>, pod: &mut Value) -> Result<(), Denied> {
-        if r.operation != Operation::Create || !r.subresource.is_empty() || is_mirror(pod) || !pod["spec"].is_object() {
+        if r.operation != Operation::Create
+            || !r.subresource.is_empty()
+            || is_mirror(pod)
+            || !pod["spec"].is_object()
+        {
             return Ok(());
         }
         if text(pod, "/spec/serviceAccountName").is_empty() {
@@ -236,7 +248,10 @@ mod tests {
         let on = admit(&plugin, json!({"automountServiceAccountToken": true})).await.unwrap();
         assert_eq!(items(&on, "/spec/volumes").len(), 1);
         let plugin = world(json!({"metadata": {}}));
-        assert!(admit(&plugin, json!({"automountServiceAccountToken": false})).await.unwrap()["spec"]["volumes"].is_null());
+        assert!(
+            admit(&plugin, json!({"automountServiceAccountToken": false})).await.unwrap()["spec"]["volumes"]
+                .is_null()
+        );
         // A container that mounts something there itself keeps it; a second pass adds nothing.
         let own = json!([{"name": "c", "volumeMounts": [{"name": "x", "mountPath": MOUNT_PATH}]}]);
         let pod = admit(&plugin, json!({"containers": own, "initContainers": []})).await.unwrap();

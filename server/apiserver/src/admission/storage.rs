@@ -37,8 +37,10 @@ impl Plugin for DefaultStorageClass {
         if !claim["spec"]["storageClassName"].is_null() || annotation(claim, LEGACY_CLASS).is_some() {
             return Ok(());
         }
-        const MARKS: [&str; 2] =
-            ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
+        const MARKS: [&str; 2] = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ];
         if let Some((name, _)) = default_class(&*self.reader, GROUP, "storageclasses", &MARKS) {
             claim["spec"]["storageClassName"] = name.into();
         }
@@ -101,7 +103,8 @@ impl Plugin for PersistentVolumeClaimResize {
 
     async fn validate(&self, r: &Request<'_>, claim: Option<&Value>) -> Result<(), Denied> {
         let Some((old, new)) = r.old.zip(claim) else { return Ok(()) };
-        let size = |c: &Value| Quantity::parse(text(c, "/spec/resources/requests/storage")).unwrap_or_default();
+        let size =
+            |c: &Value| Quantity::parse(text(c, "/spec/resources/requests/storage")).unwrap_or_default();
         if size(new) <= size(old) {
             return Ok(());
         }
@@ -174,7 +177,11 @@ mod tests {
             ("fixed", "Pending", "1024Mi", true),
         ] {
             let ask = Ask::update("", "persistentvolumeclaims", claim(class, phase, "1Gi"));
-            assert_eq!(ask.run(&plugin, claim(class, phase, size)).await.is_ok(), ok, "{class} {phase} {size}");
+            assert_eq!(
+                ask.run(&plugin, claim(class, phase, size)).await.is_ok(),
+                ok,
+                "{class} {phase} {size}"
+            );
         }
     }
 }

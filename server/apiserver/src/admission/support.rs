@@ -185,7 +185,11 @@ pub(super) mod testing {
 
         /// Mutates and validates, as the registry does; the object afterwards.
         pub async fn run(&self, plugin: &dyn Plugin, mut object: Value) -> Result<Value, Denied> {
-            let named = if self.operation == Operation::Delete { self.old.clone().unwrap_or_default() } else { object.clone() };
+            let named = if self.operation == Operation::Delete {
+                self.old.clone().unwrap_or_default()
+            } else {
+                object.clone()
+            };
             let request = Request {
                 operation: self.operation,
                 group: self.group,
