@@ -182,7 +182,6 @@ impl Builtin {
             exec: exec.clone(),
             stdin,
             process: Box::new(process),
-            cgroup_procs: self.cgroups.procs_files(&plan.cgroup),
         };
         let master = match link.call(request, fds).await {
             Ok((Answer::ExecStarted { .. }, fds)) => fds.into_iter().next(),
