@@ -8,6 +8,7 @@ mod common;
 mod context;
 pub mod deployment;
 pub mod endpoints;
+pub mod gc;
 pub mod namespace;
 pub mod replicaset;
 pub mod rootca;
