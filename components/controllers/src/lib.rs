@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod endpoints;
 pub mod gc;
 pub mod namespace;
+pub mod nodes;
 pub mod replicaset;
 pub mod rootca;
 pub mod served;
