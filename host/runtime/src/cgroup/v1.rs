@@ -85,9 +85,15 @@ impl Hierarchies {
         if let Some(dir) = self.base("memory").map(&at)
             && r.memory_limit_bytes != 0
         {
-            write(&dir, "memory.limit_in_bytes", r.memory_limit_bytes.max(-1))?;
-            // Absent without swap accounting.
-            let _ = write(&dir, "memory.memsw.limit_in_bytes", r.memory_limit_bytes.max(-1));
+            let limit = r.memory_limit_bytes.max(-1);
+            // memory <= memory+swap at every moment: up from above, down from below. The latter file is absent
+            // without swap accounting.
+            let swap = || write(&dir, "memory.memsw.limit_in_bytes", limit);
+            if write(&dir, "memory.limit_in_bytes", limit).is_err() {
+                let _ = swap();
+                write(&dir, "memory.limit_in_bytes", limit)?;
+            }
+            let _ = swap();
         }
         if let Some(dir) = self.base("pids").map(&at)
             && r.pids_limit != 0
