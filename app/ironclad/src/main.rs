@@ -1,1 +1,69 @@
-fn main() {}
+//! `ironclad`: a production Kubernetes application platform in one binary.
+
+mod cli;
+mod control;
+mod control_plane;
+mod data_dir;
+mod demo;
+mod down;
+mod hello;
+mod images;
+mod node_stack;
+mod place;
+mod preflight;
+mod progress;
+mod up;
+mod version;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Before any thread: a supervisor stays single-threaded.
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("supervise") => return ExitCode::from(runtime::supervise_main(&arguments[2..]) as u8),
+        Some("hello") => return finish(async move { hello::main(&arguments[2..]).await }),
+        _ => {}
+    }
+    let cli = cli::Cli::parse();
+    if let Err(error) = kit::tracing_setup::init("warn", kit::tracing_setup::Format::Text) {
+        eprintln!("ironclad: {error}");
+        return ExitCode::FAILURE;
+    }
+    finish(async move {
+        match cli.command {
+            cli::Command::Up(flags) => up::up(flags).await,
+            cli::Command::Server(flags) => up::server(flags).await,
+            cli::Command::Agent(flags) => up::agent(flags).await,
+            cli::Command::Down(flags) => down::run(flags).await,
+            cli::Command::Image(flags) => images::run(flags.command).await,
+            cli::Command::Demo(flags) => demo::run(flags).await,
+            cli::Command::Version(flags) => version::run(flags),
+        }
+    })
+}
+
+/// Runs to the end; an error is one line on standard error and exit code 1.
+fn finish(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("ironclad: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(work);
+    // Blocking work that is still under way (a pull, say) does not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ironclad: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

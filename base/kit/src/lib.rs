@@ -2,6 +2,7 @@
 //! and metrics set-up. Knows nothing of Kubernetes objects and opens no sockets.
 
 pub mod backoff;
+pub mod hash;
 pub mod metrics;
 pub mod pki;
 pub mod shutdown;

@@ -1,1 +1,18 @@
 //! The built-in controllers.
+//!
+//! Each module is one controller: `plan` (pure) says what to do, a thin loop watches and does it. All are
+//! level-triggered, woken by events only, and ask whether an optional kind is served before they watch it. They share
+//! the informers of the [`InformerFactory`] they are handed, so each kind is cached once in a process.
+
+mod common;
+mod context;
+pub mod deployment;
+pub mod endpoints;
+pub mod namespace;
+pub mod replicaset;
+pub mod rootca;
+pub mod served;
+pub mod serviceaccount;
+
+pub(crate) use context::synced;
+pub use context::{Config, Context, Error, run};

@@ -73,6 +73,11 @@ impl Machine {
         rtnl.apply(&changes)
     }
 
+    /// Whether the blocks are free here, or held by this cluster already. Changes nothing.
+    pub fn check(&self) -> Result<(), NetworkError> {
+        self.check_overlap(&Rtnl::open()?)
+    }
+
     fn check_overlap(&self, rtnl: &Rtnl) -> Result<(), NetworkError> {
         let blocks = [self.pod_cidr, self.service_cidr];
         if blocks[0].overlaps(blocks[1]) {

@@ -161,10 +161,7 @@ impl Pods {
     }
 
     fn link_name(&self, uid: &str) -> String {
-        // FNV-1a: stable across runs and builds.
-        let hash = uid
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+        let hash = kit::hash::fnv1a(uid.as_bytes());
         format!("{}{:08x}", link_prefix(&self.tag), (hash >> 32) as u32 ^ hash as u32)
     }
 

@@ -33,7 +33,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn container_stats(&self, id: &str) -> Result<ContainerStats, RuntimeError>;
 
     /// Runs a command to its end, collecting at most 16 KiB of each stream; `timeout` zero means none.
-    async fn exec_sync(&self, id: &str, cmd: &[String], timeout: Duration) -> Result<ExecOutput, RuntimeError>;
+    async fn exec_sync(
+        &self,
+        id: &str,
+        cmd: &[String],
+        timeout: Duration,
+    ) -> Result<ExecOutput, RuntimeError>;
     async fn exec(&self, id: &str, cmd: &[String], tty: bool, stdin: bool) -> Result<Session, RuntimeError>;
     /// Joins the main process's own streams.
     async fn attach(&self, id: &str, tty: bool, stdin: bool) -> Result<Session, RuntimeError>;
@@ -51,7 +56,11 @@ pub trait Runtime: Send + Sync + 'static {
     async fn list_images(&self) -> Result<Vec<ImageStatus>, RuntimeError>;
     async fn remove_image(&self, image: &str) -> Result<(), RuntimeError>;
     /// docker-archive, OCI archive (tar, plain or compressed) or an OCI layout folder.
-    async fn import_image(&self, path: &camino::Utf8Path, name: Option<&str>) -> Result<Vec<ImageStatus>, RuntimeError>;
+    async fn import_image(
+        &self,
+        path: &camino::Utf8Path,
+        name: Option<&str>,
+    ) -> Result<Vec<ImageStatus>, RuntimeError>;
 
     async fn version(&self) -> Result<Version, RuntimeError>;
 }
@@ -169,6 +178,9 @@ pub struct Security {
     pub seccomp: Seccomp,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<String>,
+    /// `procMount: Unmasked`: empty lists above mean none; otherwise they mean the usual ones.
+    #[serde(default)]
+    pub unmasked_paths: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -301,7 +313,11 @@ pub enum RuntimeError {
     #[error("{0}")]
     Start(String),
     #[error("{doing}")]
-    Os { doing: String, #[source] source: std::io::Error },
+    Os {
+        doing: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("supervisor of sandbox {sandbox}: {why}")]
     Supervisor { sandbox: String, why: String },
 }

@@ -4,5 +4,13 @@
 //! through; [`builtin`] answers it here, an external CRI endpoint can answer it too.
 
 pub mod api;
+pub mod builtin;
+mod cgroup;
+mod image;
+mod launch;
+mod supervisor;
+mod sys;
+mod wire;
 
 pub use api::*;
+pub use supervisor::supervise_main;

@@ -7,6 +7,7 @@
 //! write survives kill -9 and power loss; watchers see every event exactly once, in revision order.
 
 pub mod embedded;
+pub mod etcd;
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -145,6 +145,9 @@ impl<'a> Writer<'a> {
         if if self.relations.knows(&full) { self.relations.is_atomic(&full) } else { by_marker } {
             out.push_str(" atomic");
         }
+        if item.marker("union").is_some() {
+            out.push_str(" union");
+        }
         let proto = package.proto.get(&item.name);
         if proto.is_some() {
             out.push_str(" proto");
@@ -259,6 +262,10 @@ impl<'a> Writer<'a> {
                 _ if m.marker("listType").is_some() => out.push_str(" ~atomic"),
                 _ => {}
             }
+        } else if seen.token == "bytes" {
+            if m.marker("listType").is_some() {
+                out.push_str(" ~atomic");
+            }
         } else {
             let marker = m.marker("structType").or(m.marker("mapType"));
             let said = match known.map(|r| r.relationship.as_str()) {
@@ -326,7 +333,8 @@ impl<'a> Writer<'a> {
                 let short = path.rsplit('/').next().unwrap_or_default();
                 let go = format!("{short}.{name}");
                 if let Some(token) = special(path, name) {
-                    return Ok(plain(token, &go));
+                    let derived = if token == "any" { "interface {}".to_string() } else { go.clone() };
+                    return Ok(Seen { derived, ..plain(token, &go) });
                 }
                 let package = self.package(path)?;
                 if package.structs.iter().any(|s| s.name == *name) {

@@ -47,6 +47,8 @@ pub struct TypeDef {
     /// Go name, as `PodSpec`, and its Go package, as `v1`; decoding errors say them.
     pub go: &'static str,
     pub go_package: &'static str,
+    /// At most one of its fields may be set (`+union`).
+    pub union: bool,
     /// The type has a protobuf form.
     pub proto: bool,
     /// What members that no field names hold: `additionalProperties` beside `properties` (custom kinds only).
@@ -110,8 +112,8 @@ pub struct Field {
     pub pointer: bool,
     /// JSON `omitzero`: a zero struct (time) is left out too.
     pub omit_zero: bool,
-    /// This struct field's value merges as a whole, or (`Some(false)`) member by member although its type is
-    /// atomic (`+structType=` on the field).
+    /// What the field itself says of merging (`+structType=`, `+listType=atomic`, `+mapType=`): as a whole, or
+    /// (`Some(false)`) member by member although its type is atomic.
     pub atomic: Option<bool>,
     /// The list (or each list in the map) is a message of its own, `{items=1}` (`ExtraValue`, `Verbs`).
     pub wrapped: bool,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! package LABEL OPENAPI GO GROUP          LABEL is group/version as other lines name it; GROUP is `core`, `-` for none
-//! type NAME [kind] [atomic] [proto]       kind: registered under the package's group and version
+//! type NAME [kind] [atomic] [proto] [union]       kind: registered under the package's group and version
 //!  JSON NUMBER [*]SHAPE [flags]           one field; NUMBER is the protobuf number
 //! enum LABEL.NAME ["A","B"]               values of an enumeration
 //! ```
@@ -128,6 +128,7 @@ impl Reader {
                     }),
                     "atomic" => ty.atomic = true,
                     "proto" => ty.proto = true,
+                    "union" => ty.union = true,
                     other => return Err(format!("unknown word {other}")),
                 }
             }
@@ -176,7 +177,7 @@ impl Reader {
             ("~map:", Shape::List(list)) => {
                 list.kind = ListKind::Map(tail.split(',').map(str::to_string).collect())
             }
-            ("~atomic", Shape::List(_)) | ("~granular", Shape::Map(_)) => {}
+            ("~granular", Shape::Map(_)) => field.atomic = Some(false),
             ("~atomic", Shape::Map(map)) => map.atomic = true,
             ("~atomic", _) => field.atomic = Some(true),
             ("~granular", _) => field.atomic = Some(false),

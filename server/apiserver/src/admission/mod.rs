@@ -1,8 +1,11 @@
 //! Admission: mutate, then validate, one ordered chain of plugins under upstream's names.
 
 use crate::authentication::UserInfo;
+use crate::authorization::Authorizer;
+use crate::reader::Reader;
 use async_trait::async_trait;
 use serde_json::Value;
+use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -49,4 +52,9 @@ pub trait Plugin: Send + Sync + 'static {
     async fn validate(&self, _request: &Request<'_>, _object: Option<&Value>) -> Result<(), Denied> {
         Ok(())
     }
+}
+
+/// Every plugin, in upstream's order.
+pub fn plugins(_reader: &Arc<dyn Reader>, _authorizer: &Arc<dyn Authorizer>) -> Vec<Arc<dyn Plugin>> {
+    Vec::new()
 }

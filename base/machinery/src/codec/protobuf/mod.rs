@@ -4,7 +4,7 @@
 //! A value that was never set is written as Go's zero unless it is a pointer, list or map; map entries are sorted.
 
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 pub use read::{Envelope, decode, decode_message, open};

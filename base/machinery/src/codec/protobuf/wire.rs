@@ -2,30 +2,30 @@
 
 use super::ProtobufError;
 
-pub(super) const VARINT: u8 = 0;
-pub(super) const FIXED64: u8 = 1;
-pub(super) const BYTES: u8 = 2;
-pub(super) const FIXED32: u8 = 5;
+pub(crate) const VARINT: u8 = 0;
+pub(crate) const FIXED64: u8 = 1;
+pub(crate) const BYTES: u8 = 2;
+pub(crate) const FIXED32: u8 = 5;
 
 /// Bytes in reverse.
 #[derive(Default)]
-pub(super) struct Back(Vec<u8>);
+pub(crate) struct Back(Vec<u8>);
 
 impl Back {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.0.reverse();
         self.0
     }
 
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
         self.0.extend(bytes.iter().rev());
     }
 
-    pub(super) fn varint(&mut self, mut value: u64) {
+    pub(crate) fn varint(&mut self, mut value: u64) {
         let mut out = [0u8; 10];
         let mut at = 0;
         while value >= 0x80 {
@@ -37,30 +37,30 @@ impl Back {
         self.raw(&out[..=at]);
     }
 
-    pub(super) fn tag(&mut self, number: u32, kind: u8) {
+    pub(crate) fn tag(&mut self, number: u32, kind: u8) {
         self.varint(u64::from(number) << 3 | u64::from(kind));
     }
 
     /// Length and tag of what was written since `mark`.
-    pub(super) fn close(&mut self, mark: usize, number: u32) {
+    pub(crate) fn close(&mut self, mark: usize, number: u32) {
         self.varint((self.len() - mark) as u64);
         self.tag(number, BYTES);
     }
 
-    pub(super) fn bytes(&mut self, number: u32, bytes: &[u8]) {
+    pub(crate) fn bytes(&mut self, number: u32, bytes: &[u8]) {
         self.raw(bytes);
         self.varint(bytes.len() as u64);
         self.tag(number, BYTES);
     }
 
-    pub(super) fn number(&mut self, number: u32, value: u64) {
+    pub(crate) fn number(&mut self, number: u32, value: u64) {
         self.varint(value);
         self.tag(number, VARINT);
     }
 }
 
 /// One field of a message.
-pub(super) enum Token<'a> {
+pub(crate) enum Token<'a> {
     Varint(u64),
     Fixed64([u8; 8]),
     Bytes(&'a [u8]),
@@ -68,14 +68,14 @@ pub(super) enum Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    pub(super) fn int(&self) -> u64 {
+    pub(crate) fn int(&self) -> u64 {
         match self {
             Token::Varint(v) => *v,
             _ => 0,
         }
     }
 
-    pub(super) fn slice(&self) -> &'a [u8] {
+    pub(crate) fn slice(&self) -> &'a [u8] {
         match self {
             Token::Bytes(b) => b,
             _ => &[],
@@ -84,7 +84,7 @@ impl<'a> Token<'a> {
 }
 
 /// The fields of a message, in order.
-pub(super) struct Tokens<'a>(pub &'a [u8]);
+pub(crate) struct Tokens<'a>(pub &'a [u8]);
 
 impl<'a> Tokens<'a> {
     fn varint(&mut self) -> Result<u64, ProtobufError> {
@@ -109,7 +109,7 @@ impl<'a> Tokens<'a> {
         Ok(head)
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<(u32, Token<'a>)>, ProtobufError> {
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Token<'a>)>, ProtobufError> {
         if self.0.is_empty() {
             return Ok(None);
         }

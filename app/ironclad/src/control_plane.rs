@@ -1,0 +1,198 @@
+//! Wires the control plane: PKI, store, watch cache, API server, controllers, scheduler.
+
+use crate::cli::{ControlPlane as Flags, StoreChoice};
+use crate::data_dir::DataDir;
+use crate::progress::Progress;
+use anyhow::{Context, Result, bail};
+use apiserver::ApiServer;
+use apiserver::authentication::UserInfo;
+use apiserver::cache::Cache;
+use apiserver::security::SecurityConfig;
+use client::InformerFactory;
+use kit::Shutdown;
+use kit::pki::{Credentials, Kubeconfig, LeafSpec, Pki, RotatingCertificate, Sans};
+use network::dataplane::Cidr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use store::Store;
+use tokio::task::JoinSet;
+
+/// A running control plane.
+pub struct ControlPlane {
+    pub server: ApiServer,
+    pub pki: Pki,
+    pub port: u16,
+    pub advertise: Ipv4Addr,
+}
+
+/// The service CIDR's n-th address.
+pub fn service_address(cidr: Cidr, n: u32) -> Result<Ipv4Addr> {
+    cidr.nth(n).with_context(|| format!("--service-cidr {cidr} is too small"))
+}
+
+/// Starts everything and returns once /readyz says ok. Tasks end with `stop` and are in `tasks`.
+pub async fn start(
+    flags: &Flags,
+    data: &DataDir,
+    listener: std::net::TcpListener,
+    progress: &Progress,
+    stop: &Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Result<ControlPlane> {
+    let port = listener.local_addr().context("read the listener's address")?.port();
+    let advertise = match flags.advertise_address {
+        Some(address) => address,
+        // A machine with no address of its own is reached at its gateway among the pods of its first block.
+        None => match network::machine::primary_address()? {
+            Some((address, _)) => address,
+            None => flags.pod_cidr.nth(1).context("--pod-cidr is too small")?,
+        },
+    };
+    let pki = Pki::open(data.root().as_std_path()).context("open the certificates")?;
+    let server_leaf = server_spec(flags, advertise)?;
+    let kubelet_client =
+        pki.leaf("apiserver-kubelet-client", &LeafSpec::client("kube-apiserver-kubelet-client", &["system:masters"]))?;
+    write_kubeconfig(&pki, data, port)?;
+    progress.step("certificates ready");
+
+    let store = open_store(flags, data).await?;
+    let fields = apiserver::cache::Options::new(apiserver::kinds::fields_of());
+    let cache = Cache::start(store, fields).await.context("load the state")?;
+    progress.step(&format!("state loaded (revision {})", cache.revision()));
+
+    let security = apiserver::security::build(&pki, cache.clone(), SecurityConfig::default())
+        .map_err(|e| anyhow::anyhow!("set up authentication: {e}"))?;
+    let mut config = apiserver::server::Config::secure(cache, security);
+    config.advertise = Some((IpAddr::V4(advertise), port));
+    config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
+    let kubelet_tls = kubelet_tls(&pki, &kubelet_client)?;
+    config.kubelet = Some(Arc::new(move || kubelet_tls.clone()));
+    let server = ApiServer::new(config)?;
+    server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
+
+    let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
+    let verifier = kit::pki::ClientVerifier::new(&[pki.ca.certificate(), pki.front_proxy_ca.certificate()])?;
+    let tls = Arc::new(kit::pki::server_config(slot.clone(), Some(verifier))?);
+    tasks.spawn(pki.clone().keep_fresh("apiserver".into(), server_leaf, slot, stop.clone()));
+    let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
+    let serving = server.clone();
+    let until = stop.clone();
+    tasks.spawn(async move { serving.serve(listener, Arc::new(move || tls.clone()), until).await });
+    progress.step(&format!("API server ready on port {port}"));
+
+    Ok(ControlPlane { server, pki, port, advertise })
+}
+
+impl ControlPlane {
+    /// A client that runs as `user`, through the whole chain, without a socket. Must be called inside the runtime.
+    pub fn client(&self, user: &str, groups: &[&str]) -> kube::Client {
+        let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
+        groups.push("system:authenticated".into());
+        let user = UserInfo { name: user.into(), groups, ..UserInfo::default() };
+        client::in_process(self.server.in_process(user))
+    }
+
+    /// Controllers and scheduler, each under upstream's identity.
+    pub fn start_components(&self, flags: &Flags, informers: &InformerFactory, stop: &Shutdown, tasks: &mut JoinSet<()>) {
+        let server = self.server.clone();
+        let controllers = controllers::Config {
+            client_for: Some(Arc::new(move |name: &str| client::in_process(server.in_process(controller(name))))),
+            root_ca: Some(self.pki.ca.certificate_pem().to_owned()),
+            cluster_cidr: Some(flags.pod_cidr.to_string()),
+            ..controllers::Config::default()
+        };
+        let manager = self.client("system:kube-controller-manager", &[]);
+        let (factory, until) = (informers.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = controllers::run(manager, factory, controllers, until).await {
+                tracing::error!(%error, "controllers ended");
+            }
+        });
+        let scheduler = self.client("system:kube-scheduler", &[]);
+        let (factory, until) = (informers.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = scheduler::run(scheduler, factory, scheduler::Config::default(), until).await {
+                tracing::error!(%error, "scheduler ended");
+            }
+        });
+    }
+}
+
+/// `system:serviceaccount:kube-system:<name>`, as upstream's controller manager with its own credentials per loop.
+fn controller(name: &str) -> UserInfo {
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+    UserInfo {
+        name: format!("system:serviceaccount:kube-system:{name}"),
+        groups: groups.map(str::to_owned).to_vec(),
+        ..UserInfo::default()
+    }
+}
+
+fn server_spec(flags: &Flags, advertise: Ipv4Addr) -> Result<LeafSpec> {
+    let mut names: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        .iter()
+        .map(|n| (*n).to_owned())
+        .collect();
+    names.push("kubernetes.default.svc.cluster.local".into());
+    if let Ok(host) = hostname() {
+        names.push(host);
+    }
+    let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), advertise.into(), service_address(flags.service_cidr, 1)?.into()];
+    for extra in &flags.tls_san {
+        match extra.parse::<IpAddr>() {
+            Ok(address) => addresses.push(address),
+            Err(_) => names.push(extra.clone()),
+        }
+    }
+    Ok(LeafSpec::server("kube-apiserver", Sans::new(names, addresses)))
+}
+
+/// The machine's host name, in the form a Node's name may have.
+pub fn hostname() -> Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?.trim().to_lowercase();
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)) {
+        bail!("the host name {name:?} cannot name a Node; pass --node-name");
+    }
+    Ok(name)
+}
+
+fn kubelet_tls(pki: &Pki, leaf: &kit::pki::Leaf) -> Result<Arc<rustls::ClientConfig>> {
+    let slot = RotatingCertificate::new(leaf)?;
+    Ok(Arc::new(kit::pki::client_config(&[pki.ca.certificate().clone()], Some(slot))?))
+}
+
+fn write_kubeconfig(pki: &Pki, data: &DataDir, port: u16) -> Result<()> {
+    let admin = pki.leaf("admin", &LeafSpec::client("kubernetes-admin", &["system:masters"]))?;
+    let server = format!("https://127.0.0.1:{port}");
+    Kubeconfig {
+        server: &server,
+        cluster: "ironclad",
+        user: "kubernetes-admin",
+        ca_pem: pki.ca.certificate_pem(),
+        credentials: Credentials::Certificate(&admin),
+    }
+    .write(data.kubeconfig().as_std_path())?;
+    Ok(())
+}
+
+async fn open_store(flags: &Flags, data: &DataDir) -> Result<Arc<dyn Store>> {
+    let folder = data.folder("store")?;
+    match &flags.store {
+        StoreChoice::Embedded => {
+            let open = move || store::embedded::open(folder.as_std_path(), store::embedded::Options::default());
+            Ok(tokio::task::spawn_blocking(open).await.context("open the store")??)
+        }
+        StoreChoice::Etcd(urls) => {
+            let read = |path: &Option<camino::Utf8PathBuf>| -> Result<Option<Vec<u8>>> {
+                path.as_ref().map(|p| std::fs::read(p).with_context(|| format!("read {p}"))).transpose()
+            };
+            let tls = store::etcd::Tls {
+                ca: read(&flags.etcd_cafile)?,
+                certificate: read(&flags.etcd_certfile)?,
+                key: read(&flags.etcd_keyfile)?,
+            };
+            let tls = urls.iter().any(|u| u.starts_with("https://")).then_some(tls);
+            store::etcd::connect(urls, tls, "").await.context("connect to etcd")
+        }
+    }
+}

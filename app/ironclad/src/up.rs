@@ -1,0 +1,172 @@
+//! `ironclad up`, `server` and `agent`: start in order, wait for a signal, drain.
+
+use crate::cli::{Agent, Node as NodeFlags, Output, Server, Up};
+use crate::control_plane::{self, ControlPlane};
+use crate::data_dir::DataDir;
+use crate::node_stack::{self, NodeConfig};
+use crate::place::Place;
+use crate::preflight;
+use crate::progress::Progress;
+use anyhow::{Context, Result};
+use client::InformerFactory;
+use kit::Shutdown;
+use serde_json::json;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+/// How long everything together may take to stop.
+const DRAIN: Duration = Duration::from_secs(15);
+
+/// Control plane and node.
+pub async fn up(flags: Up) -> Result<()> {
+    preflight::require_root("up")?;
+    preflight::require_kernel()?;
+    let progress = Progress::new(flags.output);
+    let listener = preflight::bind(flags.control_plane.port)?;
+    let data = DataDir::open(&flags.data_dir.data_dir)?;
+    preflight::require_room(data.root())?;
+    let place = Place::of(data.root());
+    place.claim()?;
+    preflight::require_free_blocks(&place, &flags.control_plane)?;
+
+    let mut run = Run::new()?;
+    let runtime = node_stack::open_runtime(&place, &flags.node);
+    let started = control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks);
+    let (runtime, control_plane) = tokio::try_join!(runtime, started)?;
+    let informers = run.components(&control_plane, &flags.control_plane);
+    let name = node_name(&flags.node)?;
+    let user = format!("system:node:{name}");
+    let node = NodeConfig {
+        place,
+        pki: control_plane.pki.clone(),
+        flags: flags.node,
+        name,
+        service_cidr: flags.control_plane.service_cidr,
+        pod_cidr: flags.control_plane.pod_cidr,
+        address: control_plane.advertise,
+        agent: control_plane.client(&user, &["system:nodes"]),
+        proxy: control_plane.client("system:kube-proxy", &[]),
+        dns: control_plane.client("system:serviceaccount:kube-system:kube-dns", &[]),
+        informers,
+    };
+    node_stack::start(node, runtime, &progress, &run.stop, &mut run.tasks).await?;
+    announce(&progress, &data, control_plane.port, flags.output);
+    run.until_signal(&progress).await
+}
+
+/// The control plane alone.
+pub async fn server(flags: Server) -> Result<()> {
+    let progress = Progress::new(flags.output);
+    let listener = preflight::bind(flags.control_plane.port)?;
+    let data = DataDir::open(&flags.data_dir.data_dir)?;
+    preflight::require_room(data.root())?;
+    let mut run = Run::new()?;
+    let control_plane =
+        control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks).await?;
+    run.components(&control_plane, &flags.control_plane);
+    announce(&progress, &data, control_plane.port, flags.output);
+    run.until_signal(&progress).await
+}
+
+/// The node alone.
+pub async fn agent(flags: Agent) -> Result<()> {
+    preflight::require_root("agent")?;
+    preflight::require_kernel()?;
+    let progress = Progress::new(flags.output);
+    let client = client::remote(&flags.kubeconfig).await?;
+    let data = DataDir::open(&flags.data_dir.data_dir)?;
+    preflight::require_room(data.root())?;
+    let place = Place::of(data.root());
+    place.claim()?;
+    client.apiserver_version().await.with_context(|| {
+        format!("reach the cluster of {}; is its control plane running?", flags.kubeconfig)
+    })?;
+    progress.step("cluster reached");
+    let mut run = Run::new()?;
+    let runtime = node_stack::open_runtime(&place, &flags.node).await?;
+    let name = node_name(&flags.node)?;
+    let address = network::machine::primary_address()?.map(|(address, _)| address);
+    let node = NodeConfig {
+        pki: kit::pki::Pki::open(data.root().as_std_path())?,
+        place,
+        flags: flags.node,
+        name,
+        service_cidr: flags.service_cidr,
+        pod_cidr: flags.pod_cidr,
+        address: address.context("this machine has no address that others could reach it at")?,
+        agent: client.clone(),
+        proxy: client.clone(),
+        dns: client.clone(),
+        informers: InformerFactory::new(client, run.stop.clone()),
+    };
+    node_stack::start(node, runtime, &progress, &run.stop, &mut run.tasks).await?;
+    run.until_signal(&progress).await
+}
+
+fn node_name(flags: &NodeFlags) -> Result<String> {
+    flags.node_name.clone().map_or_else(control_plane::hostname, Ok)
+}
+
+fn announce(progress: &Progress, data: &DataDir, port: u16, output: Output) {
+    let kubeconfig = data.kubeconfig();
+    progress.event("ready", json!({"kubeconfig": kubeconfig, "server": format!("https://127.0.0.1:{port}")}));
+    if output == Output::Text {
+        progress.say(&format!(
+            "\nThe cluster is ready. In another shell:\n\n    export KUBECONFIG={kubeconfig}\n    kubectl get nodes\n    \
+             ironclad demo --data-dir {}\n\nCtrl-C stops it and leaves pods running; `ironclad down` ends them too.",
+            data.root()
+        ));
+    }
+}
+
+/// The tasks of this process and the one signal that ends them.
+struct Run {
+    stop: Shutdown,
+    tasks: JoinSet<()>,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Run {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            stop: Shutdown::new(),
+            tasks: JoinSet::new(),
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Controllers and scheduler on one set of informers.
+    fn components(&mut self, control_plane: &ControlPlane, flags: &crate::cli::ControlPlane) -> InformerFactory {
+        let reader = control_plane.client("system:kube-controller-manager", &["system:masters"]);
+        let informers = InformerFactory::new(reader, self.stop.clone());
+        control_plane.start_components(flags, &informers, &self.stop, &mut self.tasks);
+        informers
+    }
+
+    async fn until_signal(mut self, progress: &Progress) -> Result<()> {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        progress.say("");
+        progress.step("stopping; pods stay");
+        self.stop.trigger();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        let second = async {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = second => progress.step("stopping at once"),
+            () = tokio::time::sleep(DRAIN) => tracing::warn!("some tasks did not stop in time"),
+        }
+        progress.step("stopped");
+        Ok(())
+    }
+}

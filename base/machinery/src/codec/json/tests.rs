@@ -1,0 +1,152 @@
+use serde_json::json;
+
+use super::*;
+use crate::schema::builtin;
+
+fn read(kind: &str, value: Value) -> Result<Decoded, DecodeError> {
+    let (group, kind) = kind.rsplit_once('/').unwrap_or(("", kind));
+    let id = builtin().kind(group, "v1", kind).expect(kind);
+    let bytes = serde_json::to_vec(&value).expect("JSON");
+    let read = decode(&bytes, &builtin().schema, id, Strictness::Strict);
+    assert_eq!(read, decode_value(value, &builtin().schema, id, Strictness::Strict));
+    read
+}
+
+fn refusal(kind: &str, value: Value) -> String {
+    read(kind, value).expect_err("refused").to_string()
+}
+
+#[test]
+fn a_pod_round_trips_as_upstream_writes_it() {
+    let read = read(
+        "Pod",
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "a", "creationTimestamp": null, "labels": {}, "finalizers": null},
+            "spec": {"containers": [{"name": "c", "image": "", "ports": [{"containerPort": 80, "hostPort": 0}],
+                "resources": {"requests": {"cpu": 1, "memory": "64Mi"}}, "securityContext": {}}],
+                "hostNetwork": false, "volumes": [{"name": "v", "emptyDir": {}}],
+                "terminationGracePeriodSeconds": 0},
+        }),
+    )
+    .expect("a pod");
+    assert_eq!(read.strict_errors, Vec::<String>::new());
+    assert_eq!(
+        read.value,
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}],
+                "resources": {"requests": {"cpu": "1", "memory": "64Mi"}}, "securityContext": {}}],
+                "volumes": [{"name": "v", "emptyDir": {}}], "terminationGracePeriodSeconds": 0},
+            "status": {},
+        })
+    );
+}
+
+#[test]
+fn zero_values_that_upstream_writes_are_there() {
+    let role =
+        read("rbac.authorization.k8s.io/ClusterRole", json!({"metadata": {"name": "x"}})).expect("role");
+    assert_eq!(role.value, json!({"metadata": {"name": "x"}, "rules": null}));
+    let service = read("Service", json!({"spec": {"ports": [{"port": 1}]}})).expect("service");
+    assert_eq!(
+        service.value,
+        json!({"metadata": {}, "spec": {"ports": [{"port": 1, "targetPort": 0}]}, "status": {"loadBalancer": {}}})
+    );
+}
+
+#[test]
+fn unknown_and_duplicate_fields_are_named_as_upstream_does() {
+    let id = builtin().kind("", "v1", "Pod").expect("Pod");
+    let bytes = br#"{"metadata":{"labels":{"a":"1","a":"2"}},"spec":{"containers":[{"name":"a","foo":1},
+        {"name":"b","name":"c","ports":[{"x":{}}]}],"bar":[]},"spex":null}"#;
+    let read = decode(bytes, &builtin().schema, id, Strictness::Warn).expect("a pod");
+    assert_eq!(
+        read.strict_errors,
+        [
+            r#"duplicate field "metadata.labels.a""#,
+            r#"unknown field "spec.containers[0].foo""#,
+            r#"duplicate field "spec.containers[1].name""#,
+            r#"unknown field "spec.containers[1].ports[0].x""#,
+            r#"unknown field "spec.bar""#,
+            r#"unknown field "spex""#,
+        ]
+    );
+    assert_eq!(read.value["metadata"]["labels"]["a"], "2");
+    assert_eq!(read.value["spec"]["containers"][1]["name"], "c");
+    let quiet = decode(bytes, &builtin().schema, id, Strictness::Ignore).expect("a pod");
+    assert_eq!((quiet.strict_errors.len(), quiet.value), (0, read.value));
+}
+
+#[test]
+fn wrong_types_are_worded_as_upstream_does() {
+    let field = "json: cannot unmarshal";
+    assert_eq!(
+        refusal("Pod", json!({"spec": {"containers": "x"}})),
+        format!("{field} string into Go struct field PodSpec.spec.containers of type []v1.Container")
+    );
+    assert_eq!(
+        refusal("apps/Deployment", json!({"spec": {"replicas": "3"}})),
+        format!("{field} string into Go struct field DeploymentSpec.spec.replicas of type int32")
+    );
+    assert_eq!(
+        refusal("apps/Deployment", json!({"spec": {"replicas": 1.5}})),
+        format!("{field} number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32")
+    );
+    assert_eq!(
+        refusal("Pod", json!({"metadata": {"labels": {"a": 1}}})),
+        format!("{field} number into Go struct field ObjectMeta.metadata.labels of type string")
+    );
+    assert_eq!(
+        refusal("Pod", json!({"spec": {"restartPolicy": true}})),
+        format!("{field} bool into Go struct field PodSpec.spec.restartPolicy of type v1.RestartPolicy")
+    );
+    assert_eq!(
+        refusal("Pod", json!({"spec": {"containers": [{"env": {}}]}})),
+        format!("{field} object into Go struct field Container.spec.containers.env of type []v1.EnvVar")
+    );
+    assert_eq!(refusal("Pod", json!([])), format!("{field} array into Go value of type v1.Pod"));
+    assert_eq!(
+        refusal("Pod", json!({"metadata": {"creationTimestamp": "soon"}})),
+        r#"parsing time "soon" as "2006-01-02T15:04:05Z07:00": cannot parse "soon" as "2006""#
+    );
+    assert_eq!(refusal("Secret", json!({"data": {"a": "x!"}})), "illegal base64 data at input byte 1");
+    assert_eq!(
+        refusal("Service", json!({"spec": {"ports": [{"targetPort": 99999999999u64}]}})),
+        format!(
+            "{field} number 99999999999 into Go struct field ServicePort.spec.ports.targetPort of type int32"
+        )
+    );
+}
+
+#[test]
+fn broken_json_is_worded_as_go_does() {
+    let id = builtin().kind("", "v1", "Pod").expect("Pod");
+    let refuse = |bytes: &[u8]| {
+        decode(bytes, &builtin().schema, id, Strictness::Strict).expect_err("refused").to_string()
+    };
+    assert_eq!(refuse(b"{"), "unexpected end of JSON input");
+    assert_eq!(refuse(b""), "unexpected end of JSON input");
+    assert_eq!(refuse(b"{}x"), "invalid character 'x' after top-level value");
+    assert_eq!(refuse(b"{\"a\" 1}"), "invalid character '1' after object key");
+    assert_eq!(refuse(b"{a}"), "invalid character 'a' looking for beginning of object key string");
+    let deep = "[".repeat(5000);
+    let deep = format!("{{\"data\":{deep}");
+    let id = builtin().kind("apps", "v1", "ControllerRevision").expect("kind");
+    let error = decode(deep.as_bytes(), &builtin().schema, id, Strictness::Strict).expect_err("refused");
+    assert_eq!(error.to_string(), "exceeded max depth");
+}
+
+#[test]
+fn hand_made_unions_are_read_as_upstream_does() {
+    let schema = json!({"type": "object", "additionalProperties": {"type": "string", "bogus": 1},
+        "items": [{"type": "string"}], "default": {"a": null}});
+    let crd = json!({"spec": {"group": "g", "versions": [{"name": "v1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": schema}}]}});
+    let read = read("apiextensions.k8s.io/CustomResourceDefinition", crd).expect("crd");
+    let schema = &read.value["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    assert_eq!(schema["additionalProperties"], json!({"type": "string"}));
+    assert_eq!(schema["items"], json!([{"type": "string"}]));
+    assert_eq!(schema["default"], json!({"a": null}));
+    assert_eq!(read.strict_errors, Vec::<String>::new());
+}

@@ -1,0 +1,120 @@
+//! What every controller is handed, and the supervisor that runs them all.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{EventRecorder, InformerFactory};
+use kit::Shutdown;
+use kube::Client;
+use tracing::{error, info};
+
+/// Why a controller could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot discover the served kinds")]
+    Discovery(#[source] kube::Error),
+    #[error("bad configuration: {0}")]
+    Config(String),
+    #[error("request failed")]
+    Api(#[source] kube::Error),
+    #[error("namespace {0} is not empty yet")]
+    NotEmpty(String),
+}
+
+/// Settings of the controllers; the default suits one node.
+#[derive(Clone)]
+pub struct Config {
+    /// The client that a controller of this name should use (upstream's `system:serviceaccount:kube-system:<name>`).
+    /// `None`: all use the client given to [`run`].
+    pub client_for: Option<Arc<dyn Fn(&str) -> Client + Send + Sync>>,
+    /// PEM of the CA that signs the API server's certificate, published in every namespace.
+    pub root_ca: Option<String>,
+    /// Pod addresses of the cluster, cut into one range a node. `None`: nodes bring their own.
+    pub cluster_cidr: Option<String>,
+    /// Prefix length of a node's range.
+    pub node_cidr_mask: u8,
+    /// How long a node may be silent before it is taken for dead.
+    pub node_grace: Duration,
+    /// Pods that ended, kept in the cluster at most.
+    pub terminated_pods: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            client_for: None,
+            root_ca: None,
+            cluster_cidr: None,
+            node_cidr_mask: 24,
+            node_grace: Duration::from_secs(50),
+            terminated_pods: 12_500,
+        }
+    }
+}
+
+#[derive(Clone)]
+pub struct Context {
+    pub client: Client,
+    pub informers: InformerFactory,
+    pub config: Arc<Config>,
+    pub stop: Shutdown,
+}
+
+impl Context {
+    pub fn client_for(&self, name: &str) -> Client {
+        self.config.client_for.as_ref().map_or_else(|| self.client.clone(), |make| make(name))
+    }
+
+    pub fn recorder(&self, name: &str) -> EventRecorder {
+        EventRecorder::new(self.client_for(name), name, "", self.stop.clone())
+    }
+}
+
+/// Waits until the informers have their first lists; false when the stop came first.
+macro_rules! synced {
+    ($cx:expr, $($informer:expr),+ $(,)?) => {
+        tokio::select! {
+            () = async { $( $informer.synced().await; )+ } => true,
+            () = $cx.stop.wait() => false,
+        }
+    };
+}
+pub(crate) use synced;
+
+type Task = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+/// Runs every controller until `stop`. One that fails is logged and leaves the others running.
+pub async fn run(
+    client: Client,
+    informers: InformerFactory,
+    config: Config,
+    stop: Shutdown,
+) -> Result<(), Error> {
+    let cx = Context { client, informers, config: Arc::new(config), stop };
+    let all: Vec<(&'static str, Task)> = vec![
+        ("deployment", Box::pin(crate::deployment::run(cx.clone()))),
+        ("replicaset", Box::pin(crate::replicaset::run(cx.clone()))),
+        ("endpointslice", Box::pin(crate::endpoints::run_slices(cx.clone()))),
+        ("endpoints", Box::pin(crate::endpoints::run_endpoints(cx.clone()))),
+        ("endpointslicemirroring", Box::pin(crate::endpoints::run_mirroring(cx.clone()))),
+        ("namespace", Box::pin(crate::namespace::run(cx.clone()))),
+        ("serviceaccount", Box::pin(crate::serviceaccount::run(cx.clone()))),
+        ("root-ca-cert-publisher", Box::pin(crate::rootca::run(cx.clone()))),
+        ("replicationcontroller", Box::pin(crate::replicaset::run_replication(cx.clone()))),
+    ];
+    info!(count = all.len(), "controllers start");
+    let mut set = tokio::task::JoinSet::new();
+    for (name, task) in all {
+        set.spawn(async move { (name, task.await) });
+    }
+    while let Some(ended) = set.join_next().await {
+        match ended {
+            Ok((name, Err(error))) => error!(controller = name, %error, "controller failed"),
+            Ok((_, Ok(()))) => {}
+            Err(error) => error!(%error, "controller task broke"),
+        }
+    }
+    Ok(())
+}
