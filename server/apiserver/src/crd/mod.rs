@@ -14,6 +14,10 @@ impl Custom {
         false
     }
 
+    pub fn published_schema(&self) -> Option<Value> {
+        None
+    }
+
     pub fn columns(&self) -> Vec<Value> {
         Vec::new()
     }
