@@ -18,6 +18,10 @@ impl Custom {
         None
     }
 
+    pub(crate) fn scale(&self) -> Option<crate::subresources::ScalePaths> {
+        None
+    }
+
     pub fn columns(&self) -> Vec<Value> {
         Vec::new()
     }

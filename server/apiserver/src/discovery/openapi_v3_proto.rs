@@ -99,7 +99,8 @@ mod tests {
             "parameters": [{"name": "fieldValidation", "in": "query"}]}}}}));
         // openapi=1, empty info=2, paths=4 { path=1 { name=1 "/a", value=2 { patch=10 { parameters=6 { parameter=1
         // { name=1, in=2 }}}}}}
-        let tail = b"\x22\x26\x0a\x24\x0a\x02/a\x12\x1e\x52\x1c\x32\x1a\x0a\x18\x0a\x0ffieldValidation\x12\x05query";
+        let tail =
+            b"\x22\x26\x0a\x24\x0a\x02/a\x12\x1e\x52\x1c\x32\x1a\x0a\x18\x0a\x0ffieldValidation\x12\x05query";
         assert_eq!(&out[..9], b"\x0a\x053.0.0\x12\x00");
         assert_eq!(&out[9..], tail);
     }

@@ -48,7 +48,9 @@ impl ApiServer {
             let start = token.start.trim_end_matches('\0').to_owned();
             let snapshot = match u64::try_from(token.rv) {
                 Ok(0) => {
-                    return Err(bad_token("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+                    return Err(bad_token(
+                        "incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+                    ));
                 }
                 Ok(revision) => match resource.cache.snapshot_at(revision, Match::Exact, PATIENCE).await {
                     Err(crate::cache::CacheError::Expired { .. }) => return Err(expired_token(start)),

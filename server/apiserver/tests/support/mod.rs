@@ -48,7 +48,8 @@ pub async fn start(dir: &Path, port: u16, adjust: impl FnOnce(&mut Config)) -> T
     let tls = Arc::new(server_config(RotatingCertificate::new(&leaf).unwrap(), None).unwrap());
     let admin = UserInfo::new("admin", &["system:masters"]);
     let tokens = StaticTokens::new([StaticToken { token: TOKEN.into(), user: admin }]);
-    let bearer = Arc::new(BearerTokens::new(vec![Arc::new(tokens)], vec!["https://kubernetes.default.svc".into()]));
+    let bearer =
+        Arc::new(BearerTokens::new(vec![Arc::new(tokens)], vec!["https://kubernetes.default.svc".into()]));
     let mut config = Config::new(cache, vec![bearer.clone()], Arc::new(AllowAll), Vec::new());
     config.bearer = Some(bearer);
     config.advertise = Some((address.ip(), address.port()));
