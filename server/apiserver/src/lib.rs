@@ -15,7 +15,6 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
-pub mod bootstrap;
 pub mod cache;
 pub mod chain;
 mod convert;
