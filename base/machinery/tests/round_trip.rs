@@ -1,7 +1,7 @@
 //! Random objects of every kind survive JSON, protobuf, defaulting and a second reading.
 
 use machinery::codec::{Strictness, decode, decode_value, protobuf};
-use machinery::schema::{Field, Schema, Shape, Special, TypeId, builtin, defaults};
+use machinery::schema::{Schema, Shape, Special, TypeId, builtin, defaults};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -20,13 +20,13 @@ fn object(schema: &Schema, id: TypeId, dice: &mut Dice, depth: u8) -> Value {
     // An item's apiVersion and kind have no place in a protobuf list.
     for field in ty.fields.iter().filter(|f| f.proto != 0 || !ty.proto) {
         if dice.roll(3) == 1 {
-            out.insert(field.name.clone(), value(schema, field, &field.shape, dice, depth));
+            out.insert(field.name.clone(), value(schema, &field.shape, dice, depth));
         }
     }
     Value::Object(out)
 }
 
-fn value(schema: &Schema, field: &Field, shape: &Shape, dice: &mut Dice, depth: u8) -> Value {
+fn value(schema: &Schema, shape: &Shape, dice: &mut Dice, depth: u8) -> Value {
     let deep = depth > 6;
     match shape {
         Shape::Bool => json!(dice.roll(2) == 1),
@@ -47,12 +47,12 @@ fn value(schema: &Schema, field: &Field, shape: &Shape, dice: &mut Dice, depth: 
         Shape::Struct(_) if deep => json!({}),
         Shape::Struct(id) => object(schema, *id, dice, depth + 1),
         Shape::List(list) => {
-            let item = |dice: &mut Dice| value(schema, field, &list.item, dice, depth + 1);
+            let item = |dice: &mut Dice| value(schema, &list.item, dice, depth + 1);
             Value::Array((0..=dice.roll(2)).map(|_| item(dice)).collect())
         }
         Shape::Map(map) => {
             let keys = ["b", "a"];
-            let item = |dice: &mut Dice| value(schema, field, &map.value, dice, depth + 1);
+            let item = |dice: &mut Dice| value(schema, &map.value, dice, depth + 1);
             Value::Object((0..=dice.roll(2)).map(|i| (keys[i as usize].to_string(), item(dice))).collect())
         }
     }

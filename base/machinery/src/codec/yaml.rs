@@ -9,6 +9,12 @@ pub fn decode(bytes: &[u8]) -> Result<Value, DecodeError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
     }
+    // JSON is YAML, and most of what clients call YAML is JSON.
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{')
+        && let Ok(value) = serde_json::from_slice(bytes)
+    {
+        return Ok(value);
+    }
     let options = serde_saphyr::options! {
         legacy_octal_numbers: true,
         strict_booleans: false,
