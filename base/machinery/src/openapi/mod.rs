@@ -1,21 +1,19 @@
 //! The published OpenAPI, v2 and v3, built from the schema and a list of what is served.
 //!
-//! Everything is made on request and kept by nobody: [`Published`] holds the compressed bytes that are served and
-//! nothing else. Descriptions come from a [`Describe`] that the caller passes; without one the documents have none.
+//! Everything is made on request and kept by nobody: the server holds the compressed bytes it serves and nothing
+//! else. Descriptions come from a [`Describe`] that the caller passes; without one the documents have none.
 
 mod custom;
 mod definitions;
 mod operations;
 mod paths;
 mod protobuf;
-mod published;
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
 pub use protobuf::encode as document_protobuf;
-pub use published::{Describer, Document, Published};
 
 /// Media types under which clients ask for the v2 document in protobuf. The first is not a valid media type (clients
 /// that parse the answer's refuse it), so the answer always says the second.
