@@ -141,6 +141,7 @@ impl ApiServer {
     pub async fn start(&self) -> Result<(), ApiError> {
         crate::crd::start(self).await?;
         crate::system::bootstrap(self).await?;
+        crate::system::keep(self);
         self.started.store(true, std::sync::atomic::Ordering::Release);
         Ok(())
     }

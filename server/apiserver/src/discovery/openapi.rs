@@ -57,8 +57,7 @@ fn v2(server: &ApiServer, index: &Index, headers: &HeaderMap) -> Result<Response
                 serde_json::to_vec(&openapi::v2(&docs, None)).map_err(ApiError::internal)?
             })
         })?;
-        let content_type = if protobuf { openapi::V2_PROTOBUF } else { negotiate::JSON };
-        return packed(headers, content_type, &made);
+        return packed(headers, &content_type(protobuf, openapi::V2_PROTOBUF), &made);
     }
     Err(ApiError::not_acceptable(&[negotiate::JSON, openapi::V2_PROTOBUF]))
 }
@@ -90,9 +89,14 @@ fn v3(
                 serde_json::to_vec(&value).map_err(ApiError::internal)?
             })
         })?;
-        return packed(headers, if protobuf { V3_PROTOBUF } else { negotiate::JSON }, &made);
+        return packed(headers, &content_type(protobuf, V3_PROTOBUF), &made);
     }
     Err(ApiError::not_acceptable(&[negotiate::JSON, V3_PROTOBUF]))
+}
+
+/// Clients ask with an `@`, which is no media type they could parse in the answer.
+fn content_type(protobuf: bool, media: &str) -> String {
+    if protobuf { media.replace('@', ".") } else { negotiate::JSON.to_owned() }
 }
 
 fn pack(bytes: &[u8]) -> Result<Vec<u8>, ApiError> {
