@@ -89,7 +89,9 @@ fn files(root: &Path, findings: &mut Vec<String>) -> Result<()> {
         }
         let allowed = UNSAFE_IN.iter().any(|folder| path.starts_with(folder));
         if !allowed
-            && text.lines().any(|l| l.trim_start().starts_with(concat!("unsafe", " {")) || l.contains(concat!("= ", "unsafe {")))
+            && text.lines().any(|l| {
+                l.trim_start().starts_with(concat!("unsafe", " {")) || l.contains(concat!("= ", "unsafe {"))
+            })
         {
             findings.push(format!("{path} has unsafe code outside {}", UNSAFE_IN.join(", ")));
         }

@@ -18,12 +18,24 @@ const LONGEST: u64 = 1 << 20;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum Request {
-    Import { path: Utf8PathBuf, name: Option<String> },
-    Pull { image: String, username: String, password: String },
+    Import {
+        path: Utf8PathBuf,
+        name: Option<String>,
+    },
+    Pull {
+        image: String,
+        username: String,
+        password: String,
+    },
     List,
-    Remove { images: Vec<String> },
+    Remove {
+        images: Vec<String>,
+    },
     /// Makes an image out of the running binary.
-    ImportSelf { name: String, arguments: Vec<String> },
+    ImportSelf {
+        name: String,
+        arguments: Vec<String>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,9 +66,12 @@ pub async fn perform(runtime: &Builtin, request: Request) -> Result<Vec<ImageSta
         }
         Request::ImportSelf { name, arguments } => {
             let own = std::env::current_exe().context("find this program")?;
-            let folder = |path: &str| BuiltinFile { path: path.into(), mode: 0o755, content: FileContent::Folder };
-            let program = BuiltinFile { path: "/ironclad".into(), mode: 0o755, content: FileContent::CopyOf(own) };
-            let files = [folder("/proc"), folder("/sys"), folder("/dev"), folder("/etc"), folder("/tmp"), program];
+            let folder =
+                |path: &str| BuiltinFile { path: path.into(), mode: 0o755, content: FileContent::Folder };
+            let program =
+                BuiltinFile { path: "/ironclad".into(), mode: 0o755, content: FileContent::CopyOf(own) };
+            let files =
+                [folder("/proc"), folder("/sys"), folder("/dev"), folder("/etc"), folder("/tmp"), program];
             let mut entrypoint = vec!["/ironclad".to_owned()];
             entrypoint.extend(arguments);
             Ok(vec![runtime.import_builtin(&name, &files, &entrypoint).await?])
@@ -86,7 +101,9 @@ async fn converse(stream: UnixStream, runtime: &Builtin) -> Result<()> {
     let mut line = String::new();
     BufReader::new(reader.take(LONGEST)).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => perform(runtime, request).await.map_or_else(|e| Answer::Error(format!("{e:#}")), Answer::Images),
+        Ok(request) => {
+            perform(runtime, request).await.map_or_else(|e| Answer::Error(format!("{e:#}")), Answer::Images)
+        }
         Err(error) => Answer::Error(format!("cannot read the request: {error}")),
     };
     let mut bytes = serde_json::to_vec(&answer)?;

@@ -50,25 +50,34 @@ pub async fn start(
     };
     let pki = Pki::open(data.root().as_std_path()).context("open the certificates")?;
     let server_leaf = server_spec(flags, advertise)?;
-    let kubelet_client =
-        pki.leaf("apiserver-kubelet-client", &LeafSpec::client("kube-apiserver-kubelet-client", &["system:masters"]))?;
+    let kubelet_client = pki.leaf(
+        "apiserver-kubelet-client",
+        &LeafSpec::client("kube-apiserver-kubelet-client", &["system:masters"]),
+    )?;
     write_kubeconfig(&pki, data, port)?;
     progress.step("certificates ready");
 
     let store = open_store(flags, data).await?;
-    let fields = apiserver::cache::Options::new(apiserver::kinds::fields_of());
+    let fields = apiserver::cache::Options::new(apiserver::selectable_fields());
     let cache = Cache::start(store, fields).await.context("load the state")?;
     progress.step(&format!("state loaded (revision {})", cache.revision()));
 
     let security = apiserver::security::build(&pki, cache.clone(), SecurityConfig::default())
         .map_err(|e| anyhow::anyhow!("set up authentication: {e}"))?;
-    let mut config = apiserver::server::Config::secure(cache, security);
+    let apiserver::security::Security { authenticator, authorizer, plugins, token_requests, bearer_tokens, published, .. } =
+        security;
+    let mut config =
+        apiserver::Config::new(cache.clone(), authenticator.authenticators.clone(), authorizer, plugins);
+    config.anonymous = authenticator.anonymous.clone();
+    config.tokens = Some(token_requests);
+    config.bearer = Some(bearer_tokens);
     config.advertise = Some((IpAddr::V4(advertise), port));
     config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
     let kubelet_tls = kubelet_tls(&pki, &kubelet_client)?;
     config.kubelet = Some(Arc::new(move || kubelet_tls.clone()));
     let server = ApiServer::new(config)?;
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
+    apiserver::bootstrap::run(cache, Arc::new(server.clone()), &published).await.context("write the default objects")?;
 
     let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
     let verifier = kit::pki::ClientVerifier::new(&[pki.ca.certificate(), pki.front_proxy_ca.certificate()])?;
@@ -93,10 +102,18 @@ impl ControlPlane {
     }
 
     /// Controllers and scheduler, each under upstream's identity.
-    pub fn start_components(&self, flags: &Flags, informers: &InformerFactory, stop: &Shutdown, tasks: &mut JoinSet<()>) {
+    pub fn start_components(
+        &self,
+        flags: &Flags,
+        informers: &InformerFactory,
+        stop: &Shutdown,
+        tasks: &mut JoinSet<()>,
+    ) {
         let server = self.server.clone();
         let controllers = controllers::Config {
-            client_for: Some(Arc::new(move |name: &str| client::in_process(server.in_process(controller(name))))),
+            client_for: Some(Arc::new(move |name: &str| {
+                client::in_process(server.in_process(controller(name)))
+            })),
             root_ca: Some(self.pki.ca.certificate_pem().to_owned()),
             cluster_cidr: Some(flags.pod_cidr.to_string()),
             ..controllers::Config::default()
@@ -111,7 +128,8 @@ impl ControlPlane {
         let scheduler = self.client("system:kube-scheduler", &[]);
         let (factory, until) = (informers.clone(), stop.clone());
         tasks.spawn(async move {
-            if let Err(error) = scheduler::run(scheduler, factory, scheduler::Config::default(), until).await {
+            if let Err(error) = scheduler::run(scheduler, factory, scheduler::Config::default(), until).await
+            {
                 tracing::error!(%error, "scheduler ended");
             }
         });
@@ -137,7 +155,8 @@ fn server_spec(flags: &Flags, advertise: Ipv4Addr) -> Result<LeafSpec> {
     if let Ok(host) = hostname() {
         names.push(host);
     }
-    let mut addresses = vec![IpAddr::from([127, 0, 0, 1]), advertise.into(), service_address(flags.service_cidr, 1)?.into()];
+    let mut addresses =
+        vec![IpAddr::from([127, 0, 0, 1]), advertise.into(), service_address(flags.service_cidr, 1)?.into()];
     for extra in &flags.tls_san {
         match extra.parse::<IpAddr>() {
             Ok(address) => addresses.push(address),
@@ -149,7 +168,10 @@ fn server_spec(flags: &Flags, advertise: Ipv4Addr) -> Result<LeafSpec> {
 
 /// The machine's host name, in the form a Node's name may have.
 pub fn hostname() -> Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("read the host name")?.trim().to_lowercase();
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .context("read the host name")?
+        .trim()
+        .to_lowercase();
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)) {
         bail!("the host name {name:?} cannot name a Node; pass --node-name");
     }
@@ -179,19 +201,23 @@ async fn open_store(flags: &Flags, data: &DataDir) -> Result<Arc<dyn Store>> {
     let folder = data.folder("store")?;
     match &flags.store {
         StoreChoice::Embedded => {
-            let open = move || store::embedded::open(folder.as_std_path(), store::embedded::Options::default());
+            let open =
+                move || store::embedded::open(folder.as_std_path(), store::embedded::Options::default());
             Ok(tokio::task::spawn_blocking(open).await.context("open the store")??)
         }
         StoreChoice::Etcd(urls) => {
-            let read = |path: &Option<camino::Utf8PathBuf>| -> Result<Option<Vec<u8>>> {
-                path.as_ref().map(|p| std::fs::read(p).with_context(|| format!("read {p}"))).transpose()
+            let read = |path: &camino::Utf8Path| std::fs::read(path).with_context(|| format!("read {path}"));
+            let identity = match flags.etcd_certfile.as_deref().zip(flags.etcd_keyfile.as_deref()) {
+                Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
+                None => None,
             };
-            let tls = store::etcd::Tls {
-                ca: read(&flags.etcd_cafile)?,
-                certificate: read(&flags.etcd_certfile)?,
-                key: read(&flags.etcd_keyfile)?,
+            let tls = match flags.etcd_cafile.as_deref() {
+                Some(ca) => Some(store::etcd::Tls { ca: read(ca)?, identity }),
+                None if urls.iter().any(|u| u.starts_with("https://")) => {
+                    bail!("--store etcd=https://... needs --etcd-cafile, the CA that signed the servers' certificates")
+                }
+                None => None,
             };
-            let tls = urls.iter().any(|u| u.starts_with("https://")).then_some(tls);
             store::etcd::connect(urls, tls, "").await.context("connect to etcd")
         }
     }

@@ -22,17 +22,17 @@ impl DataDir {
             bail!("{path} is a file; give --data-dir a folder");
         }
         let found: Vec<_> = match std::fs::read_dir(path) {
-            Ok(entries) => entries.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect(),
+            Ok(entries) => {
+                entries.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect()
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(e).with_context(|| format!("read {path}")),
         };
         let version = path.join("layout");
         if found.is_empty() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(path)
-                .with_context(|| format!("make the data directory {path}; pass --data-dir for another place"))?;
+            DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
+                format!("make the data directory {path}; pass --data-dir for another place")
+            })?;
         } else if !found.iter().any(|f| f == "layout") {
             bail!("{path} holds other files ({}); give --data-dir an empty or new folder", found[0]);
         } else {
@@ -57,7 +57,11 @@ impl DataDir {
     /// Makes a subfolder that only root reads.
     pub fn folder(&self, name: &str) -> Result<Utf8PathBuf> {
         let path = self.root.join(name);
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).with_context(|| format!("make {path}"))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("make {path}"))?;
         Ok(path)
     }
 }
@@ -119,7 +123,8 @@ pub fn holder(root: &Utf8Path) -> Option<i32> {
 pub fn write_atomically(path: &Utf8Path, bytes: &[u8], mode: u32) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let write = || -> std::io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)

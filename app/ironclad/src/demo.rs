@@ -40,7 +40,9 @@ pub async fn run(demo: Demo) -> Result<()> {
         .await
         .context("the demo's pods did not become ready; see `kubectl describe pods -n hello`")??;
     let url = url(&client).await?;
-    let answer = tokio::time::timeout(PATIENCE, answered(&url)).await.with_context(|| format!("{url} did not answer"))?;
+    let answer = tokio::time::timeout(PATIENCE, answered(&url))
+        .await
+        .with_context(|| format!("{url} did not answer"))?;
     match demo.output {
         Output::Json => println!("{}", json!({"url": url, "answer": answer.trim()})),
         Output::Text => println!("{url} answers: {}", answer.trim()),
@@ -50,7 +52,9 @@ pub async fn run(demo: Demo) -> Result<()> {
 
 /// Server-side apply of every document of the manifest, in order.
 async fn apply(client: &Client) -> Result<()> {
-    for object in serde_saphyr::from_multiple::<DynamicObject>(MANIFEST).context("read the demo's manifest")? {
+    for object in
+        serde_saphyr::from_multiple::<DynamicObject>(MANIFEST).context("read the demo's manifest")?
+    {
         let types = object.types.as_ref().context("a document without kind")?;
         let gvk = GroupVersionKind::try_from(types).context("a document without version")?;
         let (resource, capabilities) = discovery::pinned_kind(client, &gvk).await?;
@@ -60,17 +64,21 @@ async fn apply(client: &Client) -> Result<()> {
         };
         let name = object.metadata.name.clone().context("a document without name")?;
         let params = PatchParams::apply("ironclad-demo").force();
-        api.patch(&name, &params, &Patch::Apply(&object)).await.with_context(|| format!("apply {} {name}", gvk.kind))?;
+        api.patch(&name, &params, &Patch::Apply(&object))
+            .await
+            .with_context(|| format!("apply {} {name}", gvk.kind))?;
     }
     Ok(())
 }
 
 async fn url(client: &Client) -> Result<String> {
     let service = Api::<Service>::namespaced(client.clone(), NAMESPACE).get("hello").await?;
-    let port = service.spec.and_then(|s| s.ports?.first()?.node_port).context("the service has no node port")?;
+    let port =
+        service.spec.and_then(|s| s.ports?.first()?.node_port).context("the service has no node port")?;
     let nodes = Api::<Node>::all(client.clone()).list(&Default::default()).await?;
     let addresses = nodes.items.into_iter().filter_map(|n| n.status?.addresses).flatten();
-    let address = addresses.into_iter().find(|a| a.type_ == "InternalIP").context("no node has an address")?;
+    let address =
+        addresses.into_iter().find(|a| a.type_ == "InternalIP").context("no node has an address")?;
     Ok(format!("http://{}:{port}/", address.address))
 }
 

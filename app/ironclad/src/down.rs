@@ -31,29 +31,39 @@ pub async fn run(flags: Down) -> Result<()> {
     let held = data_dir::DataDir::open(&place.data)?;
 
     // Every step is tried; the first failure is told at the end, so that a second `down` has less to do.
-    let mut first_error = None;
-    let mut step = |what: &str, result: Result<()>| match result {
-        Ok(()) => done.push(what.to_owned()),
-        Err(error) => {
-            tracing::error!(step = what, error = format!("{error:#}"), "could not finish");
-            first_error.get_or_insert(error.context(what.to_owned()));
-        }
-    };
-    step("pods stopped", runtime::builtin::cleanup_all(&place.runtime_options(&[])).await.map_err(Into::into));
-    step("network removed", network::machine::tear_down(&place.tag).map_err(Into::into));
-    step("volumes unmounted", unmount_below(&place.data));
-    step("sockets removed", remove(&place.run));
+    let mut steps = vec![
+        ("pods stopped", stop_pods(&place).await),
+        ("network removed", network::machine::tear_down(&place.tag).map_err(Into::into)),
+        ("volumes unmounted", unmount_below(&place.data)),
+        ("sockets removed", remove(&place.run)),
+    ];
     for folder in ["network", "node/pods", "node/logs"] {
-        step(&format!("{folder} removed"), remove(&place.data.join(folder)));
+        steps.push(("pod files removed", remove(&place.data.join(folder))));
     }
     drop(held);
-    if flags.purge && first_error.is_none() {
-        step("data directory deleted", remove(&place.data));
+    if flags.purge && steps.iter().all(|(_, result)| result.is_ok()) {
+        steps.push(("data directory deleted", remove(&place.data)));
     }
+    let mut first_error = None;
+    for (what, result) in steps {
+        match result {
+            Ok(()) => done.push(what.to_owned()),
+            Err(error) => {
+                tracing::error!(step = what, error = format!("{error:#}"), "could not finish");
+                first_error.get_or_insert(error.context(what));
+            }
+        }
+    }
+    done.dedup();
     match first_error {
         Some(error) => Err(error),
         None => tell(flags.output, &format!("the cluster in {root} is down"), &done),
     }
+}
+
+async fn stop_pods(place: &Place) -> Result<()> {
+    let runtime = runtime::builtin::Builtin::open(place.runtime_options(&[])).await?;
+    Ok(runtime.cleanup_all().await?)
 }
 
 fn tell(output: Output, text: &str, done: &[String]) -> Result<()> {
@@ -102,7 +112,9 @@ fn unmount_below(root: &Utf8Path) -> Result<()> {
 
 fn remove(path: &Utf8Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| format!("delete {path}")),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("delete {path}"))
+        }
         _ => Ok(()),
     }
 }

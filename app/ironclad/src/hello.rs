@@ -20,7 +20,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub async fn main(arguments: &[String]) -> Result<()> {
     let port = match arguments {
         [] => 8080,
-        [flag, port] if flag == "--port" => port.parse().with_context(|| format!("{port:?} is not a port"))?,
+        [flag, port] if flag == "--port" => {
+            port.parse().with_context(|| format!("{port:?} is not a port"))?
+        }
         _ => bail!("usage: ironclad hello [--port N]"),
     };
     run(port).await
@@ -29,9 +31,11 @@ pub async fn main(arguments: &[String]) -> Result<()> {
 /// Serves until SIGTERM or SIGINT.
 async fn run(port: u16) -> Result<()> {
     let greeting = std::env::var("GREETING").unwrap_or_else(|_| "Hello".into());
-    let pod = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "nobody".into());
+    let pod =
+        std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "nobody".into());
     let text = Bytes::from(format!("{greeting}, {pod} speaking\n"));
-    let listener = TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("listen on port {port}"))?;
+    let listener =
+        TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("listen on port {port}"))?;
     println!("listening on {port}");
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

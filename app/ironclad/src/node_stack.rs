@@ -1,20 +1,153 @@
 //! Wires one machine: container runtime, pod network, node agent, service proxy, cluster DNS.
 
 use crate::cli::Node as Flags;
+use crate::control;
+use crate::place::Place;
+use crate::progress::Progress;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use camino::Utf8PathBuf;
 use client::InformerFactory;
 use k8s_openapi::api::core::v1::Node;
 use kit::Shutdown;
+use kit::pki::{LeafSpec, Pki, Sans};
+use kube::Api;
+use kube::runtime::wait::await_condition;
 use network::dataplane::{Cidr, Dataplane};
 use network::machine::Machine;
 use network::pods::{Attach, Pods, WantedPort};
-use node::network::{NetworkError, PodIps, PodNetRequest, PodNetwork};
+use node::{NetworkError, PodIps, PodNetRequest, PodNetwork};
+use runtime::builtin::Builtin;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// What one machine's node is made of.
+pub struct NodeConfig {
+    pub place: Place,
+    pub pki: Pki,
+    pub flags: Flags,
+    pub name: String,
+    pub service_cidr: Cidr,
+    pub pod_cidr: Cidr,
+    /// The machine's own address.
+    pub address: Ipv4Addr,
+    /// The node agent's client, as `system:node:<name>`.
+    pub agent: kube::Client,
+    /// cluster DNS publishes itself through this one.
+    pub dns: kube::Client,
+    /// Shared with whatever else runs in this process.
+    pub informers: InformerFactory,
+}
+
+/// Takes the container runtime over from an earlier run.
+pub async fn open_runtime(place: &Place, flags: &Flags) -> Result<Arc<Builtin>> {
+    Builtin::open(place.runtime_options(&flags.insecure_registry)).await.context("open the container runtime")
+}
+
+/// Starts everything and returns once the node is Ready.
+pub async fn start(
+    config: NodeConfig,
+    runtime: Arc<Builtin>,
+    progress: &Progress,
+    stop: &Shutdown,
+    tasks: &mut JoinSet<()>,
+) -> Result<()> {
+    let (socket, images) = (config.place.control_socket(), runtime.clone());
+    let until = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = until.wait() => {}
+            ended = control::serve(socket, images) => report("control socket", ended),
+        }
+    });
+
+    let (network_up, network) = Network::pending();
+    let agent = agent_config(&config)?;
+    let (client, until) = (config.agent.clone(), stop.clone());
+    tasks.spawn(async move {
+        report("node agent", node::run(client, runtime, Arc::new(network), agent, until).await);
+    });
+
+    let nodes: Api<Node> = Api::all(config.agent.clone());
+    let has_block = |node: Option<&Node>| {
+        node.and_then(|n| n.spec.as_ref()).is_some_and(|s| s.pod_cidr.as_ref().is_some_and(|c| !c.is_empty()))
+    };
+    let node =
+        await_condition(nodes.clone(), &config.name, has_block).await.context("wait for the pod block")?;
+    let block: Cidr = node.and_then(|n| n.spec?.pod_cidr).context("the node has no pod block")?.parse()?;
+    progress.step(&format!("node registered, pods are in {block}"));
+
+    let machine =
+        Machine { tag: config.place.tag.clone(), pod_cidr: block, service_cidr: config.service_cidr };
+    let (folder, table, cluster) = (config.place.data.join("network"), machine.table(), config.pod_cidr);
+    let wired = machine.clone();
+    let (dataplane, pods) = tokio::task::spawn_blocking(move || -> Result<_> {
+        wired.set_up().context("set up the pod network")?;
+        let dataplane = Dataplane::open(&table, cluster)?;
+        let mtu = network::machine::primary_address()?.map_or(1500, |(_, mtu)| mtu);
+        let pods = Pods::open(&folder, &wired, mtu, dataplane.clone()).context("open the pod network")?;
+        Ok((dataplane, pods))
+    })
+    .await
+    .context("set up the pod network")??;
+    network_up.send_replace(Some(Arc::new(pods)));
+    progress.step("pod network ready");
+
+    let proxy = proxy::Config { node_name: config.name.clone() };
+    let (informers, until) = (config.informers.clone(), stop.clone());
+    tasks.spawn(async move { report("service proxy", proxy::run(informers, dataplane, proxy, until).await) });
+
+    let cluster_ip = config.service_cidr.nth(10).context("--service-cidr is too small")?;
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let dns = dns::Config {
+        domain: config.flags.cluster_domain.clone(),
+        listen: machine.gateway(),
+        cluster_ip,
+        node_name: config.name.clone(),
+        upstreams: dns::upstreams_of(&resolv_conf, &[cluster_ip.into(), machine.gateway().into()]),
+    };
+    let (informers, publisher, until) = (config.informers.clone(), config.dns.clone(), stop.clone());
+    tasks.spawn(async move { report("cluster DNS", dns::run(informers, publisher, dns, until).await) });
+
+    let is_ready = |node: Option<&Node>| {
+        let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
+        conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    await_condition(nodes, &config.name, is_ready).await.context("wait for the node to be Ready")?;
+    // Kept until the end: a dropped sender would say that the network is gone.
+    let until = stop.clone();
+    tasks.spawn(async move {
+        until.wait().await;
+        drop(network_up);
+    });
+    progress.step(&format!("node {} is Ready", config.name));
+    Ok(())
+}
+
+fn agent_config(config: &NodeConfig) -> Result<node::Config> {
+    let sans = Sans::new([config.name.clone()], [IpAddr::V4(config.address), IpAddr::from([127, 0, 0, 1])]);
+    let user = format!("system:node:{}", config.name);
+    let leaf =
+        config.pki.leaf("kubelet", &LeafSpec::server(&user, sans)).context("issue the node's certificate")?;
+    let ca = vec![config.pki.ca.certificate().clone()];
+    let tls =
+        node::tls_config(leaf.chain.clone(), leaf.key.to_rustls(), ca).context("set up the kubelet's TLS")?;
+    let mut agent = node::Config::new(&config.name, config.place.data.join("node"), Arc::new(tls));
+    agent.addresses = vec![config.address.into()];
+    agent.cluster_dns = config.service_cidr.nth(10).map(IpAddr::V4).into_iter().collect();
+    agent.cluster_domain = config.flags.cluster_domain.clone();
+    agent.max_pods = config.flags.max_pods;
+    Ok(agent)
+}
+
+fn report<E: std::fmt::Display>(what: &str, ended: Result<(), E>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "{what} ended");
+        eprintln!("ironclad: {what} ended: {error:#}");
+    }
+}
 
 /// The pod network of this machine, usable once the control plane has given the node its block.
 pub struct Network {
@@ -95,6 +228,13 @@ impl PodNetwork for Network {
     }
 
     async fn ready(&self) -> Result<(), NetworkError> {
-        self.pods().await.map(|_| ())
+        let waiting = || NetworkError("the node has no pod addresses (spec.podCIDR) yet".into());
+        self.pods.borrow().as_ref().map(|_| ()).ok_or_else(waiting)
+    }
+
+    async fn became_ready(&self) {
+        if self.pods().await.is_err() {
+            std::future::pending().await
+        }
     }
 }

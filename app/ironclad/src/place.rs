@@ -28,7 +28,12 @@ impl Place {
         let owner = self.run.join("data-dir");
         match std::fs::read_to_string(&owner) {
             Ok(other) if other.trim() != self.data => {
-                bail!("{} and {} share the short name {}; rename one of them", self.data, other.trim(), self.tag);
+                bail!(
+                    "{} and {} share the short name {}; rename one of them",
+                    self.data,
+                    other.trim(),
+                    self.tag
+                );
             }
             Ok(_) => return Ok(()),
             Err(_) => {}

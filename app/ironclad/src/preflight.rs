@@ -1,8 +1,8 @@
 //! What must hold before anything is changed: each failure is one sentence with what to do.
 
-use anyhow::{Context, Result, bail};
 use crate::cli::ControlPlane;
 use crate::place::Place;
+use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 use network::dataplane::Cidr;
 use network::machine::Machine;
@@ -15,7 +15,9 @@ const ROOM: u64 = 64 << 20;
 pub fn bind(port: u16) -> Result<TcpListener> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => {
-            anyhow::anyhow!("port {port} is in use; stop what listens there or pass --port with another number")
+            anyhow::anyhow!(
+                "port {port} is in use; stop what listens there or pass --port with another number"
+            )
         }
         std::io::ErrorKind::PermissionDenied => {
             anyhow::anyhow!("port {port} needs root; pass --port with a number above 1023")
@@ -29,7 +31,9 @@ pub fn bind(port: u16) -> Result<TcpListener> {
 /// A node changes namespaces, mounts, cgroups and routes.
 pub fn require_root(what: &str) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("`ironclad {what}` must run as root: it makes namespaces, mounts and cgroups (try sudo); `ironclad server` does not");
+        bail!(
+            "`ironclad {what}` must run as root: it makes namespaces, mounts and cgroups (try sudo); `ironclad server` does not"
+        );
     }
     Ok(())
 }
@@ -39,7 +43,9 @@ pub fn require_kernel() -> Result<()> {
     let filesystems = std::fs::read_to_string("/proc/filesystems").context("read /proc/filesystems")?;
     let has = |name: &str| filesystems.lines().any(|l| l.split_whitespace().last() == Some(name));
     if !has("overlay") {
-        bail!("this kernel has no overlayfs, which containers' root filesystems need; load the module `overlay`");
+        bail!(
+            "this kernel has no overlayfs, which containers' root filesystems need; load the module `overlay`"
+        );
     }
     if !has("cgroup") && !has("cgroup2") {
         bail!("this kernel has no control groups; containers cannot be limited or found without them");
@@ -54,7 +60,8 @@ pub fn require_kernel() -> Result<()> {
 
 /// The disk has room to start on.
 pub fn require_room(path: &Utf8Path) -> Result<()> {
-    let stat = rustix::fs::statvfs(path.as_std_path()).with_context(|| format!("look at the disk of {path}"))?;
+    let stat =
+        rustix::fs::statvfs(path.as_std_path()).with_context(|| format!("look at the disk of {path}"))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < ROOM {
         bail!("the disk of {path} is full ({} MiB free, {} needed); make room", free >> 20, ROOM >> 20);
@@ -64,7 +71,8 @@ pub fn require_room(path: &Utf8Path) -> Result<()> {
 
 /// The pod and service blocks are free on this machine, or this cluster's own.
 pub fn require_free_blocks(place: &Place, flags: &ControlPlane) -> Result<()> {
-    let first = flags.pod_cidr.nth(0).zip(flags.pod_cidr.nth(255)).map(|(address, _)| Cidr { address, prefix: 24 });
+    let first =
+        flags.pod_cidr.nth(0).zip(flags.pod_cidr.nth(255)).map(|(address, _)| Cidr { address, prefix: 24 });
     let Some(pod_cidr) = first.filter(|_| flags.pod_cidr.prefix <= 24) else {
         bail!("--pod-cidr {} is too small: each node takes a /24 of it", flags.pod_cidr);
     };

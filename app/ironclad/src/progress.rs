@@ -32,7 +32,10 @@ impl Progress {
         }
         let mut line = Map::new();
         line.insert("event".into(), kind.into());
-        line.insert("seconds".into(), json!((self.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0));
+        line.insert(
+            "seconds".into(),
+            json!((self.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0),
+        );
         if let Value::Object(fields) = fields {
             line.extend(fields);
         }

@@ -32,7 +32,8 @@ pub async fn up(flags: Up) -> Result<()> {
 
     let mut run = Run::new()?;
     let runtime = node_stack::open_runtime(&place, &flags.node);
-    let started = control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks);
+    let started =
+        control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks);
     let (runtime, control_plane) = tokio::try_join!(runtime, started)?;
     let informers = run.components(&control_plane, &flags.control_plane);
     let name = node_name(&flags.node)?;
@@ -46,8 +47,7 @@ pub async fn up(flags: Up) -> Result<()> {
         pod_cidr: flags.control_plane.pod_cidr,
         address: control_plane.advertise,
         agent: control_plane.client(&user, &["system:nodes"]),
-        proxy: control_plane.client("system:kube-proxy", &[]),
-        dns: control_plane.client("system:serviceaccount:kube-system:kube-dns", &[]),
+        dns: control_plane.client("system:serviceaccount:kube-system:kube-dns", &["system:masters"]),
         informers,
     };
     node_stack::start(node, runtime, &progress, &run.stop, &mut run.tasks).await?;
@@ -63,7 +63,8 @@ pub async fn server(flags: Server) -> Result<()> {
     preflight::require_room(data.root())?;
     let mut run = Run::new()?;
     let control_plane =
-        control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks).await?;
+        control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks)
+            .await?;
     run.components(&control_plane, &flags.control_plane);
     announce(&progress, &data, control_plane.port, flags.output);
     run.until_signal(&progress).await
@@ -96,7 +97,6 @@ pub async fn agent(flags: Agent) -> Result<()> {
         pod_cidr: flags.pod_cidr,
         address: address.context("this machine has no address that others could reach it at")?,
         agent: client.clone(),
-        proxy: client.clone(),
         dns: client.clone(),
         informers: InformerFactory::new(client, run.stop.clone()),
     };
@@ -139,7 +139,11 @@ impl Run {
     }
 
     /// Controllers and scheduler on one set of informers.
-    fn components(&mut self, control_plane: &ControlPlane, flags: &crate::cli::ControlPlane) -> InformerFactory {
+    fn components(
+        &mut self,
+        control_plane: &ControlPlane,
+        flags: &crate::cli::ControlPlane,
+    ) -> InformerFactory {
         let reader = control_plane.client("system:kube-controller-manager", &["system:masters"]);
         let informers = InformerFactory::new(reader, self.stop.clone());
         control_plane.start_components(flags, &informers, &self.stop, &mut self.tasks);

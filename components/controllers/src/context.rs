@@ -93,6 +93,7 @@ pub async fn run(
     stop: Shutdown,
 ) -> Result<(), Error> {
     let cx = Context { client, informers, config: Arc::new(config), stop };
+    // The collector comes last: by then the others have asked for the informers that it shares.
     let all: Vec<(&'static str, Task)> = vec![
         ("deployment", Box::pin(crate::deployment::run(cx.clone()))),
         ("replicaset", Box::pin(crate::replicaset::run(cx.clone()))),
@@ -102,7 +103,12 @@ pub async fn run(
         ("namespace", Box::pin(crate::namespace::run(cx.clone()))),
         ("serviceaccount", Box::pin(crate::serviceaccount::run(cx.clone()))),
         ("root-ca-cert-publisher", Box::pin(crate::rootca::run(cx.clone()))),
+        ("nodelifecycle", Box::pin(crate::nodes::run_lifecycle(cx.clone()))),
+        ("tainteviction", Box::pin(crate::nodes::run_eviction(cx.clone()))),
+        ("podgc", Box::pin(crate::nodes::run_podgc(cx.clone()))),
+        ("nodeipam", Box::pin(crate::nodes::run_ipam(cx.clone()))),
         ("replicationcontroller", Box::pin(crate::replicaset::run_replication(cx.clone()))),
+        ("garbagecollector", Box::pin(crate::gc::run(cx.clone()))),
     ];
     info!(count = all.len(), "controllers start");
     let mut set = tokio::task::JoinSet::new();

@@ -41,12 +41,18 @@ pub enum DnsError {
     Publish(#[source] Box<kube::Error>),
 }
 
-/// Runs until `stop`.
-pub async fn run(informers: InformerFactory, config: Config, stop: Shutdown) -> Result<(), DnsError> {
+/// Runs until `stop`. `publisher` may write the Service and EndpointSlices of `kube-system`; reads go through the
+/// informers.
+pub async fn run(
+    informers: InformerFactory,
+    publisher: kube::Client,
+    config: Config,
+    stop: Shutdown,
+) -> Result<(), DnsError> {
     let zone = zone::Zone::new(&config.domain, informers.informer(), informers.informer());
     let forwarder = forward::Forwarder::new(config.upstreams.clone());
     let server = server::Server::bind(config.listen, Arc::new(zone), Arc::new(forwarder)).await?;
-    let publish = publish::keep(&informers, &config);
+    let publish = publish::keep(&publisher, &config);
     tokio::select! {
         () = stop.wait() => Ok(()),
         () = server.serve() => Ok(()),

@@ -1,7 +1,6 @@
 //! Makes the resolver known: the `kube-dns` Service, and this node's EndpointSlice of it.
 
 use crate::{Config, DnsError};
-use client::InformerFactory;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -13,9 +12,9 @@ const NAMESPACE: &str = "kube-system";
 const MANAGER: &str = "ironclad-dns";
 
 /// Applies both, then waits for ever. Tries again while the API or the namespace is not there yet.
-pub(crate) async fn keep(informers: &InformerFactory, config: &Config) -> Result<(), DnsError> {
+pub(crate) async fn keep(client: &kube::Client, config: &Config) -> Result<(), DnsError> {
     let mut backoff = kit::backoff::Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
-    while let Err(error) = publish(informers, config).await {
+    while let Err(error) = publish(client, config).await {
         match &error {
             // Said once and for all: waiting does not help.
             kube::Error::Api(status) if status.code == 422 => return Err(DnsError::Publish(Box::new(error))),
@@ -26,7 +25,7 @@ pub(crate) async fn keep(informers: &InformerFactory, config: &Config) -> Result
     std::future::pending().await
 }
 
-async fn publish(informers: &InformerFactory, config: &Config) -> Result<(), kube::Error> {
+async fn publish(client: &kube::Client, config: &Config) -> Result<(), kube::Error> {
     let params = PatchParams::apply(MANAGER).force();
     let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "protocol": protocol});
     let ip = config.cluster_ip;
@@ -40,7 +39,7 @@ async fn publish(informers: &InformerFactory, config: &Config) -> Result<(), kub
             {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
         ]},
     });
-    let services: Api<Service> = Api::namespaced(informers.client().clone(), NAMESPACE);
+    let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
     services.patch("kube-dns", &params, &Patch::Apply(&service)).await?;
 
     let name = format!("kube-dns-{}", config.node_name);
@@ -56,7 +55,7 @@ async fn publish(informers: &InformerFactory, config: &Config) -> Result<(), kub
             "conditions": {"ready": true, "serving": true, "terminating": false},
         }],
     });
-    let slices: Api<EndpointSlice> = Api::namespaced(informers.client().clone(), NAMESPACE);
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), NAMESPACE);
     slices.patch(&name, &params, &Patch::Apply(&slice)).await?;
     Ok(())
 }

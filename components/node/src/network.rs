@@ -17,6 +17,8 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn ready(&self) -> Result<(), NetworkError> {
         Ok(())
     }
+    /// Resolves once [`ready`](Self::ready) says yes, so that the node becomes Ready at that moment.
+    async fn became_ready(&self) {}
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -129,6 +129,7 @@ impl NodeKeeper {
         loop {
             tokio::select! {
                 _ = tick.tick() => self.renew().await,
+                () = self.network.became_ready(), if !was_ready => {}
                 () = self.images_changed.notified() => {
                     // Several images often arrive together; the list is not urgent.
                     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -59,6 +59,7 @@ pub fn merge(
         seccomp: if privileged { Seccomp::Unconfined } else { seccomp(profile, seccomp_root)? },
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READONLY),
+        unmasked_paths: unmasked,
     })
 }
 

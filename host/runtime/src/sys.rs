@@ -58,7 +58,7 @@ pub fn sigchld_fd() -> io::Result<OwnedFd> {
 pub fn reset_signals() {
     // SAFETY: setting dispositions to SIG_DFL and clearing the mask touches no Rust state.
     unsafe {
-        for signal in 1..=64 {
+        for signal in 1..=31 {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut set: libc::sigset_t = std::mem::zeroed();

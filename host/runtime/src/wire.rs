@@ -26,7 +26,7 @@ pub struct SandboxSpec {
     pub host_ipc: bool,
     pub share_pid: bool,
     pub sysctls: BTreeMap<String, String>,
-    /// `cgroup.procs` files the supervisor moves itself to.
+    /// Files by which the supervisor moves itself to its cgroups.
     pub cgroup_procs: Vec<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct LaunchSpec {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CgroupJoin {
-    /// Files to write a pid to.
+    /// Files to write "0" to; the first one also lists the members.
     pub procs: Vec<String>,
     /// Controllers to show below /sys/fs/cgroup: (folder, mount data); v2 has the one entry ("", "").
     pub views: Vec<(String, String)>,
@@ -102,7 +102,6 @@ pub enum Request {
         exec: String,
         stdin: bool,
         process: Box<ProcessSpec>,
-        cgroup_procs: Vec<String>,
     },
     /// fds: one per true flag, in this order.
     Attach {

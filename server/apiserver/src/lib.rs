@@ -29,7 +29,8 @@ pub mod registry;
 pub mod resolve;
 pub mod resources;
 pub mod schemas;
-mod server;
+pub mod security;
+pub mod server;
 pub mod services;
 pub mod status;
 pub mod storage;
@@ -39,6 +40,7 @@ pub mod table;
 pub mod tokens;
 mod verbs;
 mod virtuals;
+mod writer;
 
 pub use server::{ApiServer, BuildError, Check, Config, KubeletTls};
 

@@ -111,3 +111,20 @@ pub fn build(
         },
     })
 }
+
+impl crate::server::Config {
+    /// A configuration with everything [`build`] made.
+    pub fn secure(cache: Arc<crate::cache::Cache>, security: Security) -> Self {
+        let mut config = Self::new(
+            cache,
+            security.authenticator.authenticators.clone(),
+            security.authorizer,
+            security.plugins,
+        );
+        config.anonymous = security.authenticator.anonymous.clone();
+        config.tokens = Some(security.token_requests);
+        config.bearer = Some(security.bearer_tokens);
+        config.published = Some(security.published);
+        config
+    }
+}

@@ -39,6 +39,8 @@ pub struct Config {
     pub tokens: Option<Arc<TokenRequests>>,
     /// Answers TokenReviews.
     pub bearer: Option<Arc<BearerTokens>>,
+    /// Default RBAC, priority classes and flow control are written at start, with this beside them; `None`: not.
+    pub published: Option<crate::bootstrap::Published>,
     /// Without it, logs, exec and proxies to nodes answer 503.
     pub kubelet: Option<KubeletTls>,
     /// Serve alpha and beta versions too (`--runtime-config=api/all=true`).
@@ -67,6 +69,7 @@ impl Config {
             anonymous: Anonymous::default(),
             tokens: None,
             bearer: None,
+            published: None,
             kubelet: None,
             all_versions: false,
             service_cidr: Cidr::default(),
@@ -142,6 +145,9 @@ impl ApiServer {
         crate::crd::start(self).await?;
         crate::system::bootstrap(self).await?;
         crate::system::keep(self);
+        if let Some(published) = &self.config.published {
+            crate::bootstrap::start(self, published).await.map_err(ApiError::internal)?;
+        }
         self.started.store(true, std::sync::atomic::Ordering::Release);
         Ok(())
     }

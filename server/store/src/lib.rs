@@ -83,6 +83,8 @@ pub struct Event {
     pub create_revision: Revision,
     /// The value before this event, where there was one.
     pub prev: Option<Bytes>,
+    /// Its revision; 0 where there was none.
+    pub prev_revision: Revision,
 }
 
 /// One delivery: all events of one or more whole revisions.
@@ -141,6 +143,16 @@ pub trait Store: Send + Sync + 'static {
     async fn range(&self, prefix: &[u8], limit: usize) -> Result<Range, StoreError>;
     /// Events under `prefix` with revision > `after`; `Compacted` when that history is gone.
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, StoreError>;
+    /// The last events under `prefix`, of at most `limit` revisions before and with `until`, and the revision they
+    /// follow on. `None` where history is not at hand for the asking: the caller then starts without.
+    async fn recent(
+        &self,
+        _prefix: &[u8],
+        _until: Revision,
+        _limit: u64,
+    ) -> Result<Option<(Revision, Vec<Event>)>, StoreError> {
+        Ok(None)
+    }
     /// The newest revision, agreed with the quorum where there is one.
     async fn revision(&self) -> Result<Revision, StoreError>;
     /// Forgets history at and below `revision`; current values stay.

@@ -223,7 +223,9 @@ fn an_application_lives_its_whole_life() -> Result<()> {
 
     // Tear down: nothing is left.
     cluster.k(&["delete", "deployment/web", "service/web", "pod/client", "--timeout=60s"])?;
-    wait_for("pods to be gone", LIMIT, || Ok(cluster.k(&["get", "pods", "--no-headers"])?.is_empty().then_some(())))?;
+    wait_for("pods to be gone", LIMIT, || {
+        Ok(cluster.k(&["get", "pods", "--no-headers"])?.is_empty().then_some(()))
+    })?;
     cluster.stop()?;
     run(cluster.ironclad(&["down"]))?;
     let (links, routes) = (cluster.netns.links()?, cluster.netns.routes()?);

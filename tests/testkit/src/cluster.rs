@@ -120,12 +120,18 @@ impl Drop for Cluster {
 
 /// Why this machine cannot run a whole cluster, if so.
 pub fn missing() -> Option<String> {
-    let root = std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0).unwrap_or(false);
+    let root = std::fs::metadata("/proc/self")
+        .map(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+        .unwrap_or(false);
     if !root {
         return Some("needs root".into());
     }
     for program in ["ip", "nsenter", "kubectl"] {
-        if Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|o| !o.status.success()) {
+        if Command::new("sh")
+            .args(["-c", &format!("command -v {program}")])
+            .output()
+            .is_ok_and(|o| !o.status.success())
+        {
             return Some(format!("{program} is not installed"));
         }
     }

@@ -25,11 +25,16 @@ pub struct ImageBuilder {
 
 impl ImageBuilder {
     pub fn new(name: &str) -> Self {
-        let folders = ["tmp", "proc", "sys", "dev", "etc", "run", "var", "var/log"].map(str::to_owned).to_vec();
+        let folders =
+            ["tmp", "proc", "sys", "dev", "etc", "run", "var", "var/log"].map(str::to_owned).to_vec();
         let env = vec!["PATH=/usr/sbin:/usr/bin:/sbin:/bin".into()];
         let image = Self { name: name.into(), folders, env, ..Self::default() };
         image
-            .file("etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", 0o644)
+            .file(
+                "etc/passwd",
+                b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+                0o644,
+            )
             .file("etc/group", b"root:x:0:\nnogroup:x:65534:\n", 0o644)
     }
 
@@ -60,7 +65,8 @@ impl ImageBuilder {
     pub fn program(mut self, path: &str) -> Result<Self> {
         let mut wanted = BTreeSet::from([PathBuf::from(path)]);
         let listed = Command::new("ldd").arg(path).output().context("run ldd")?;
-        for word in String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
+        for word in String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|w| w.starts_with('/'))
+        {
             wanted.insert(PathBuf::from(word));
         }
         for file in wanted {

@@ -32,7 +32,8 @@ impl Netns {
     pub fn links(&self) -> Result<Vec<String>> {
         let output = Command::new("ip").args(["-n", &self.name, "-o", "link"]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let names = text.lines().filter_map(|l| l.split(": ").nth(1)).map(|n| n.split('@').next().unwrap_or(n));
+        let names =
+            text.lines().filter_map(|l| l.split(": ").nth(1)).map(|n| n.split('@').next().unwrap_or(n));
         Ok(names.filter(|n| *n != "lo").map(str::to_owned).collect())
     }
 

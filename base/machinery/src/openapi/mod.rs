@@ -15,8 +15,12 @@ use serde_json::{Map, Value, json};
 
 pub use protobuf::encode as document_protobuf;
 
-/// Media type of the v2 document in protobuf, as kubectl asks for it.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Media types under which clients ask for the v2 document in protobuf. The first is not a valid media type (clients
+/// that parse the answer's refuse it), so the answer always says the second.
+pub const V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
 
 /// One served resource of one version.
 #[derive(Clone, Debug, Default)]

@@ -27,7 +27,7 @@ impl Writer {
             });
         });
         self.each(12, &d["security"], |w, v| {
-            w.named(1, v, |w, v| w.texts(1, v));
+            w.entries(1, v, |w, v| w.texts(1, v));
         });
         self.message(10, &d["parameters"], |w, v| w.entries(1, v, Self::parameter));
         self.message(9, &d["definitions"], |w, v| w.entries(1, v, Self::schema));
@@ -186,7 +186,7 @@ impl Writer {
     }
 
     fn schema(&mut self, v: &Value) {
-        self.extensions(30, v);
+        self.extensions(31, v);
         self.named(25, &v["properties"], Self::schema);
         self.each(24, &v["allOf"], Self::schema);
         match &v["items"] {

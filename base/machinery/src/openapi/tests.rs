@@ -1,3 +1,5 @@
+//! What clients look for in the documents.
+
 use serde_json::json;
 
 use super::*;

@@ -6,6 +6,7 @@
 mod builtin;
 pub mod defaults;
 mod model;
+pub mod structural;
 mod table;
 
 pub use builtin::{Builtin, builtin};

@@ -4,10 +4,10 @@
 //! SubjectAccessReview vouch for; anything but `/healthz` is refused to others.
 
 pub mod auth;
-//mod exec;
+mod exec;
 pub mod logs;
-//mod portforward;
-//mod stats;
+mod portforward;
+mod stats;
 
 use crate::kubelet::Pods;
 use crate::pod::identity;
@@ -22,7 +22,6 @@ use k8s_openapi::api::core::v1::Pod;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
@@ -194,9 +193,21 @@ impl Api {
             ["containerLogs", namespace, pod, container] if get => {
                 logs::answer(self, namespace, pod, container, &query).await
             }
+            ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+                exec::answer(self, &mut request, namespace, pod, container, &query, exec::What::Exec).await
+            }
+            ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+                exec::answer(self, &mut request, namespace, pod, container, &query, exec::What::Attach).await
+            }
             ["run", namespace, pod, container] if request.method() == Method::POST => {
                 self.run(namespace, pod, container, &query).await
             }
+            ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+                portforward::answer(self, &mut request, namespace, pod, &query).await
+            }
+            ["stats", "summary"] => json(&stats::summary(self).await),
+            ["metrics"] if get => text(StatusCode::OK, stats::metrics(self)),
+            ["metrics", "resource"] if get => text(StatusCode::OK, stats::resource_metrics(self).await),
             ["configz"] if get => json(&self.configz()),
             _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         }

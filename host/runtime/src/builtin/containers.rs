@@ -79,16 +79,17 @@ impl Builtin {
         }
         let link = self.link(&plan.sandbox)?;
         let pod = self.sandbox(&plan.sandbox)?.status.read().config.clone();
-        let spec = match self.launch_spec(plan, &pod) {
+        let mut spec = match self.launch_spec(plan, &pod) {
             Ok(spec) => spec,
             Err(e) => return self.start_failed(&container, e),
         };
         let prepared = (|| {
-            self.cgroups.create(&plan.cgroup)?;
+            self.cgroups.create(&plan.cgroup, &plan.config.resources)?;
             self.cgroups.apply(&plan.cgroup, &plan.config.resources)?;
             self.cgroups.kill_together_on_oom(&plan.cgroup);
             if !plan.config.security.privileged {
-                self.cgroups.restrict_devices(&plan.cgroup, &plan.config.devices)?;
+                let group = self.cgroups.restrict_devices(&plan.cgroup, &plan.config.devices)?;
+                spec.cgroup.procs.extend(group);
             }
             Ok(())
         })();

@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Supervisors sit beside the pods, so that a pod's memory limit does not hit its supervisor.
-const SUPERVISORS: &str = "supervisors";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Sandbox {
@@ -69,9 +67,8 @@ impl Builtin {
         let (id, config) = (&status.id, &status.config);
         let (dir, state) = (self.sandbox_dir(id), self.state_dir(id));
         let cgroup = |e| os(format!("make the cgroups of sandbox {id}"), e);
-        self.cgroups.create(&config.cgroup_parent).map_err(cgroup)?;
+        self.cgroups.create(&config.cgroup_parent, &config.resources).map_err(cgroup)?;
         self.cgroups.apply(&config.cgroup_parent, &config.resources).map_err(cgroup)?;
-        self.cgroups.create(SUPERVISORS).map_err(cgroup)?;
         let spec = SandboxSpec {
             id: id.clone(),
             state: state.to_string_lossy().into_owned(),
@@ -81,7 +78,7 @@ impl Builtin {
             host_ipc: config.host_ipc,
             share_pid: config.share_pid,
             sysctls: config.sysctls.clone(),
-            cgroup_procs: self.cgroups.procs_files(SUPERVISORS),
+            cgroup_procs: self.cgroups.supervisors().map_err(cgroup)?,
         };
         let written = (|| {
             std::fs::create_dir_all(&state)?;

@@ -192,7 +192,7 @@ impl Builtin {
                 self.state_dir(&plan.sandbox).join("shm").to_string_lossy().into_owned()
             },
             cgroup: CgroupJoin {
-                procs: self.cgroups.procs_files(&plan.cgroup),
+                procs: self.cgroups.joins(&plan.cgroup, &config.resources),
                 views: self.cgroups.views(),
                 oom_file: self.cgroups.oom_file(&plan.cgroup),
             },

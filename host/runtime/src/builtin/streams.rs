@@ -182,7 +182,6 @@ impl Builtin {
             exec: exec.clone(),
             stdin,
             process: Box::new(process),
-            cgroup_procs: self.cgroups.procs_files(&plan.cgroup),
         };
         let master = match link.call(request, fds).await {
             Ok((Answer::ExecStarted { .. }, fds)) => fds.into_iter().next(),
@@ -255,20 +254,32 @@ impl Builtin {
         timeout: Duration,
     ) -> Result<ExecOutput, RuntimeError> {
         let session = self.open_exec(id, cmd, false, false).await?;
-        let Session { stdout, stderr, exit, .. } = session;
+        let Session { stdout, stderr, mut exit, .. } = session;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
         let all = async {
-            let (stdout, stderr, code) = tokio::join!(keep(stdout), keep(stderr), exit);
-            (stdout, stderr, code.unwrap_or(255))
+            let reading = futures::future::join(keep(stdout, &mut out), keep(stderr, &mut err));
+            tokio::pin!(reading);
+            tokio::select! {
+                biased;
+                _ = &mut reading => exit.await,
+                // A child of the command may keep the streams open for ever; what it writes later is not ours.
+                code = &mut exit => {
+                    let _ = futures::FutureExt::now_or_never(&mut reading);
+                    code
+                }
+            }
         };
-        let finished = if timeout.is_zero() {
+        let code = if timeout.is_zero() {
             Some(all.await)
         } else {
             // On time-out the session is dropped, which kills the command.
             tokio::time::timeout(timeout, all).await.ok()
         };
-        Ok(match finished {
-            Some((stdout, stderr, exit_code)) => ExecOutput { stdout, stderr, exit_code, timed_out: false },
-            None => ExecOutput { exit_code: 137, timed_out: true, ..ExecOutput::default() },
+        Ok(ExecOutput {
+            stdout: out,
+            stderr: err,
+            timed_out: code.is_none(),
+            exit_code: code.map_or(137, |code| code.unwrap_or(255)),
         })
     }
 
@@ -350,9 +361,8 @@ fn name(state: ContainerState) -> &'static str {
 }
 
 /// Reads to the end, keeping the beginning.
-async fn keep(stream: Option<Box<dyn AsyncRead + Send + Unpin>>) -> Vec<u8> {
-    let Some(mut stream) = stream else { return Vec::new() };
-    let mut kept = Vec::new();
+async fn keep(stream: Option<Box<dyn AsyncRead + Send + Unpin>>, kept: &mut Vec<u8>) {
+    let Some(mut stream) = stream else { return };
     let mut chunk = vec![0; 4 << 10];
     while let Ok(n) = stream.read(&mut chunk).await {
         if n == 0 {
@@ -360,5 +370,4 @@ async fn keep(stream: Option<Box<dyn AsyncRead + Send + Unpin>>) -> Vec<u8> {
         }
         kept.extend_from_slice(&chunk[..n.min(KEPT - kept.len().min(KEPT))]);
     }
-    kept
 }

@@ -151,4 +151,31 @@ mod tests {
         assert_eq!(lines[0], "c *:* m");
         assert_eq!(lines.last().unwrap(), "c 1:3 r");
     }
+
+    /// On any machine with a v2 tree, even one without controllers.
+    #[test]
+    fn v2_program_bites() {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let found = mounts.lines().find(|l| l.contains(" - cgroup2 ")).and_then(|l| l.split(' ').nth(4));
+        let (Some(base), true) = (found, rustix::process::geteuid().is_root()) else {
+            eprintln!("skipped: needs root and a cgroup v2 tree");
+            return;
+        };
+        let dir = Path::new(base).join(format!("ironclad-devices-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let own = Device { host_path: "/dev/kmsg".into(), permissions: "w".into(), ..Device::default() };
+        let open = |rules: &[Rule], script: &str| {
+            attach_program(&dir, rules).unwrap();
+            let join = format!("echo 0 > {}/cgroup.procs; {script}", dir.display());
+            std::process::Command::new("sh").args(["-c", &join]).status().unwrap().success()
+        };
+        let results = [
+            open(&rules(&[]), ": < /dev/null && : > /dev/zero"),
+            open(&rules(&[]), ": > /dev/kmsg"),
+            open(&rules(std::slice::from_ref(&own)), ": > /dev/kmsg"),
+            open(&rules(std::slice::from_ref(&own)), ": < /dev/kmsg"),
+        ];
+        std::fs::remove_dir(&dir).unwrap();
+        assert_eq!(results, [true, false, true, false]);
+    }
 }

@@ -12,6 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Supervisors sit beside the pods, so that a pod's memory limit does not hit its supervisor.
+const SUPERVISORS: &str = "supervisors";
+/// The shared devices group of containers without devices of their own.
+const PLAIN_DEVICES: &str = "plain-devices";
+
 pub(crate) struct Cgroups {
     layout: Layout,
     root: String,
@@ -59,13 +64,38 @@ impl Cgroups {
         }
     }
 
-    /// Makes the group and its parents. Idempotent.
-    pub(crate) fn create(&self, path: &str) -> io::Result<()> {
+    /// Makes the group and its parents, fit for such limits. Idempotent.
+    pub(crate) fn create(&self, path: &str, resources: &Resources) -> io::Result<()> {
         let relative = format!("{}/{}", self.root, path.trim_matches('/'));
         match &self.layout {
-            Layout::V1(h) => h.create(&relative),
+            Layout::V1(h) => h.create(&relative, resources),
             Layout::V2(base) => v2::create(base, &relative),
         }
+    }
+
+    /// Makes the supervisors' group and tells how to join it: out of the agent's own groups, wherever a service
+    /// manager would kill or count by them.
+    pub(crate) fn supervisors(&self) -> io::Result<Vec<String>> {
+        let relative = format!("{}/{SUPERVISORS}", self.root);
+        let h = match &self.layout {
+            Layout::V2(base) => {
+                v2::create(base, &relative)?;
+                return Ok(strings(vec![base.join(relative).join("cgroup.procs")]));
+            }
+            Layout::V1(h) => h,
+        };
+        let mut bases: Vec<&Path> = h.base("memory").into_iter().collect();
+        let own = std::fs::read_to_string("/proc/self/cgroup")?;
+        for (key, base) in [("0::", &h.unified), ("name=systemd:", &h.systemd)] {
+            let elsewhere = own.lines().any(|l| l.split_once(key).is_some_and(|(_, path)| path != "/"));
+            bases.extend(base.as_deref().filter(|_| elsewhere));
+        }
+        h.create_in(&bases, &relative)?;
+        let file = |base: &Path| {
+            let v2 = h.unified.as_deref() == Some(base);
+            base.join(&relative).join(if v2 { "cgroup.procs" } else { "tasks" })
+        };
+        Ok(strings(bases.into_iter().map(file).collect()))
     }
 
     /// Zero and empty values mean: leave as it is; a negative limit lifts it.
@@ -76,13 +106,24 @@ impl Cgroups {
         }
     }
 
-    /// Restricts a container to the standard devices and its own.
-    pub(crate) fn restrict_devices(&self, path: &str, own: &[Device]) -> io::Result<()> {
+    /// Restricts a container to the standard devices and its own. Gives what it joins for that.
+    pub(crate) fn restrict_devices(&self, path: &str, own: &[Device]) -> io::Result<Option<String>> {
         let rules = devices::rules(own);
-        match &self.layout {
-            Layout::V1(h) => h.restrict_devices(|base| self.path(base, path), &rules),
-            Layout::V2(base) => devices::attach_program(&self.path(base, path), &rules),
+        let h = match &self.layout {
+            Layout::V2(base) => {
+                return devices::attach_program(&self.path(base, path), &rules).map(|()| None);
+            }
+            Layout::V1(h) => h,
+        };
+        let Some(base) = h.base("devices") else { return Ok(None) };
+        // Those without devices of their own share one group: nothing to make, nothing to write.
+        let path = if own.is_empty() { PLAIN_DEVICES } else { path };
+        let dir = self.path(base, path);
+        if !own.is_empty() || !dir.is_dir() {
+            h.create_in(&[base], &format!("{}/{}", self.root, path.trim_matches('/')))?;
+            h.restrict_devices(&dir, &rules)?;
         }
+        Ok(strings(vec![dir.join("tasks")]).pop())
     }
 
     /// On v2 an OOM kill ends the whole container, as the kubelet asks for.
@@ -92,10 +133,12 @@ impl Cgroups {
         }
     }
 
-    /// Files a process writes its pid to in order to join.
-    pub(crate) fn procs_files(&self, path: &str) -> Vec<String> {
-        let file = |base: &Path| self.path(base, path).join("cgroup.procs").to_string_lossy().into_owned();
-        self.bases().into_iter().map(file).collect()
+    /// Files a single-threaded process writes "0" to in order to join a group made for such limits.
+    pub(crate) fn joins(&self, path: &str, resources: &Resources) -> Vec<String> {
+        strings(match &self.layout {
+            Layout::V1(h) => h.joins(|base| self.path(base, path), resources),
+            Layout::V2(base) => vec![self.path(base, path).join("cgroup.procs")],
+        })
     }
 
     /// File whose `oom_kill` line counts the killed.
@@ -124,13 +167,12 @@ impl Cgroups {
 
     /// Kills every process in the group and below.
     pub(crate) fn kill(&self, path: &str) {
-        let bases = self.bases();
-        if let Some(base) = bases.last()
+        if let Layout::V2(base) = &self.layout
             && std::fs::write(self.path(base, path).join("cgroup.kill"), "1").is_ok()
         {
             return;
         }
-        for base in bases {
+        for base in self.bases() {
             kill_tree(&self.path(base, path));
         }
     }
@@ -167,6 +209,10 @@ impl Cgroups {
     }
 }
 
+fn strings(paths: Vec<PathBuf>) -> Vec<String> {
+    paths.into_iter().map(|p| p.to_string_lossy().into_owned()).collect()
+}
+
 fn layout(mountinfo: &str) -> Option<Layout> {
     let mut v1 = v1::Hierarchies::default();
     let mut unified = None;
@@ -175,7 +221,13 @@ fn layout(mountinfo: &str) -> Option<Layout> {
         let (Some(target), mut right) = (left.split(' ').nth(4), right.split(' ')) else { continue };
         match right.next() {
             Some("cgroup2") if unified.is_none() => unified = Some(PathBuf::from(target)),
-            Some("cgroup") => v1.add(Path::new(target), right.nth(1).unwrap_or_default()),
+            Some("cgroup") => {
+                let options = right.nth(1).unwrap_or_default();
+                if options.split(',').any(|o| o == "name=systemd") {
+                    v1.systemd = Some(PathBuf::from(target));
+                }
+                v1.add(Path::new(target), options);
+            }
             _ => {}
         }
     }
@@ -235,14 +287,14 @@ mod tests {
                   32 24 0:28 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                   33 24 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
         let Some(Layout::V1(h)) = layout(v1) else { panic!("not v1") };
-        assert_eq!(h.bases().len(), 2);
+        assert_eq!(h.bases().len(), 3);
         assert_eq!(h.base("cpuacct"), Some(Path::new("/sys/fs/cgroup/cpu,cpuacct")));
         assert!(h.unified.is_none());
         let Some(Layout::V1(h)) = layout(&format!("{v1}{}", v2.replace("cgroup rw", "cgroup/unified rw")))
         else {
             panic!("not hybrid")
         };
-        assert_eq!(h.bases().len(), 3);
+        assert_eq!(h.bases().len(), 4);
         assert!(layout("").is_none());
     }
 

@@ -12,6 +12,8 @@ pub(super) struct Hierarchies {
     mounts: Vec<(PathBuf, Vec<String>)>,
     /// Hybrid: a v2 tree without controllers; it has `cgroup.kill` and takes BPF programs.
     pub(super) unified: Option<PathBuf>,
+    /// systemd's own hierarchy, by which it kills a service.
+    pub(super) systemd: Option<PathBuf>,
 }
 
 const KNOWN: [&str; 8] = ["cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "pids", "hugetlb"];
@@ -30,10 +32,26 @@ impl Hierarchies {
     }
 
     pub(super) fn bases(&self) -> Vec<&Path> {
-        // Freezer is not used: SIGKILL needs no freezing. The unified tree comes last.
-        let v1 =
-            self.mounts.iter().filter(|(_, c)| c.iter().any(|c| c != "freezer")).map(|(p, _)| p.as_path());
-        v1.chain(self.unified.as_deref()).collect()
+        let mounts = self.mounts.iter().map(|(path, _)| path.as_path());
+        mounts.chain(self.unified.as_deref()).chain(self.systemd.as_deref()).collect()
+    }
+
+    /// The hierarchies a group must exist in: those that count or limit always, the others when asked.
+    fn needed(&self, r: &Resources) -> Vec<&Path> {
+        let wanted = |controller: &str| match controller {
+            "cpu" | "cpuacct" | "memory" | "pids" => true,
+            "cpuset" => !r.cpuset_cpus.is_empty() || !r.cpuset_mems.is_empty(),
+            "hugetlb" => !r.hugepage_limits.is_empty(),
+            _ => false,
+        };
+        let fits = |(_, controllers): &&(PathBuf, Vec<String>)| controllers.iter().any(|c| wanted(c));
+        self.mounts.iter().filter(fits).map(|(path, _)| path.as_path()).collect()
+    }
+
+    /// Files that take "0" for a single-threaded process joining by itself: `tasks`, since a move through
+    /// `cgroup.procs` takes a machine-wide lock and waits for an RCU grace period in every hierarchy.
+    pub(super) fn joins(&self, at: impl Fn(&Path) -> PathBuf, r: &Resources) -> Vec<PathBuf> {
+        self.needed(r).into_iter().map(|base| at(base).join("tasks")).collect()
     }
 
     pub(super) fn base(&self, controller: &str) -> Option<&Path> {
@@ -47,8 +65,12 @@ impl Hierarchies {
             .collect()
     }
 
-    pub(super) fn create(&self, relative: &str) -> io::Result<()> {
-        for base in self.bases() {
+    pub(super) fn create(&self, relative: &str, r: &Resources) -> io::Result<()> {
+        self.create_in(&self.needed(r), relative)
+    }
+
+    pub(super) fn create_in(&self, bases: &[&Path], relative: &str) -> io::Result<()> {
+        for base in bases.iter().copied() {
             if base.join(relative).is_dir() {
                 continue;
             }
@@ -85,9 +107,15 @@ impl Hierarchies {
         if let Some(dir) = self.base("memory").map(&at)
             && r.memory_limit_bytes != 0
         {
-            write(&dir, "memory.limit_in_bytes", r.memory_limit_bytes.max(-1))?;
-            // Absent without swap accounting.
-            let _ = write(&dir, "memory.memsw.limit_in_bytes", r.memory_limit_bytes.max(-1));
+            let limit = r.memory_limit_bytes.max(-1);
+            // memory <= memory+swap at every moment: up from above, down from below. The latter file is absent
+            // without swap accounting.
+            let swap = || write(&dir, "memory.memsw.limit_in_bytes", limit);
+            if write(&dir, "memory.limit_in_bytes", limit).is_err() {
+                let _ = swap();
+                write(&dir, "memory.limit_in_bytes", limit)?;
+            }
+            let _ = swap();
         }
         if let Some(dir) = self.base("pids").map(&at)
             && r.pids_limit != 0
@@ -95,7 +123,11 @@ impl Hierarchies {
             let limit = if r.pids_limit < 0 { "max".to_string() } else { r.pids_limit.to_string() };
             write(&dir, "pids.max", limit)?;
         }
-        if let Some(dir) = self.base("cpuset").map(&at) {
+        if let Some(base) = self.base("cpuset")
+            && !(r.cpuset_cpus.is_empty() && r.cpuset_mems.is_empty())
+        {
+            let dir = at(base);
+            self.adopt(&at, base, &dir)?;
             if !r.cpuset_cpus.is_empty() {
                 write(&dir, "cpuset.cpus", &r.cpuset_cpus)?;
             }
@@ -111,11 +143,10 @@ impl Hierarchies {
         Ok(())
     }
 
-    pub(super) fn restrict_devices(&self, at: impl Fn(&Path) -> PathBuf, rules: &[Rule]) -> io::Result<()> {
-        let Some(dir) = self.base("devices").map(at) else { return Ok(()) };
-        write(&dir, "devices.deny", "a")?;
+    pub(super) fn restrict_devices(&self, dir: &Path, rules: &[Rule]) -> io::Result<()> {
+        write(dir, "devices.deny", "a")?;
         for rule in rules {
-            write(&dir, "devices.allow", rule)?;
+            write(dir, "devices.allow", rule)?;
         }
         Ok(())
     }
@@ -136,6 +167,23 @@ impl Hierarchies {
             stats.pids = number(dir.join("pids.current"));
         }
         stats
+    }
+}
+
+impl Hierarchies {
+    /// Makes a group in a hierarchy the container did without until now, and moves it there.
+    fn adopt(&self, at: &impl Fn(&Path) -> PathBuf, base: &Path, dir: &Path) -> io::Result<()> {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        let relative = dir.strip_prefix(base).map_err(io::Error::other)?;
+        self.create_in(&[base], &relative.to_string_lossy())?;
+        let Some(known) = self.base("memory").map(at) else { return Ok(()) };
+        for pid in std::fs::read_to_string(known.join("cgroup.procs")).unwrap_or_default().lines() {
+            // One that has ended meanwhile cannot be moved.
+            let _ = std::fs::write(dir.join("cgroup.procs"), pid);
+        }
+        Ok(())
     }
 }
 

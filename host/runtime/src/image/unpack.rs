@@ -204,11 +204,12 @@ fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
             }
         }
     }
+    // Empty numeric fields read as zero, as other unpackers take them.
     let header = entry.header();
-    let time = Timespec { tv_sec: header.mtime()? as i64, tv_nsec: 0 };
+    let time = Timespec { tv_sec: header.mtime().unwrap_or(0) as i64, tv_nsec: 0 };
     Ok(Meta {
-        uid: ids[0].unwrap_or(header.uid()? as u32),
-        gid: ids[1].unwrap_or(header.gid()? as u32),
+        uid: ids[0].unwrap_or(header.uid().unwrap_or(0) as u32),
+        gid: ids[1].unwrap_or(header.gid().unwrap_or(0) as u32),
         mode: header.mode()? & 0o7777,
         times: Timestamps { last_access: time, last_modification: time },
         xattrs,

@@ -44,9 +44,7 @@ pub(super) fn resolve(
         (Some((entry, uid, gid, home)), _) => {
             let mut identity =
                 Identity { uid, gid, groups: Vec::new(), home: home.filter(|home| !home.is_empty()) };
-            if !strict && group_name.is_none() && group.is_none() {
-                identity.groups = member_of(&entry, groups);
-            } else if !strict {
+            if !strict {
                 identity.groups = member_of(&entry, groups);
             }
             identity

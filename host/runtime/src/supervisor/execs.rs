@@ -30,13 +30,13 @@ impl Supervisor {
         exec: String,
         stdin: bool,
         process: &ProcessSpec,
-        cgroup_procs: &[String],
         fds: Vec<OwnedFd>,
     ) -> Result<(), String> {
         let Some(target) = self.containers.get(&container).filter(|c| c.is_running()) else {
             return Err(format!("container {container} is not running"));
         };
         let pid = target.record.pid;
+        let cgroup_procs = target.spec.cgroup.procs.clone();
         let own_pid = target.spec.pid_mode == PidMode::Own;
         let open = |kind: &str| -> Result<OwnedFd, String> {
             std::fs::File::open(format!("/proc/{pid}/ns/{kind}"))
@@ -63,7 +63,7 @@ impl Supervisor {
                 .map_err(|e| format!("return to pid namespace: {}", launch::words(&e)))?;
         }
         let pid = match forked.map_err(|e| format!("fork: {}", launch::words(&e)))? {
-            Forked::Child => launch::run_exec(process, cgroup_procs, &joined, stdio, child_status),
+            Forked::Child => launch::run_exec(process, &cgroup_procs, &joined, stdio, child_status),
             Forked::Parent(pid) => pid,
         };
         self.execs.insert(exec, Exec { conn, call, pid, status: Some(status), master: None });

@@ -211,8 +211,8 @@ impl Supervisor {
                 Ok(()) => return,
                 Err(why) => Err(why),
             },
-            Request::Exec { container, exec, stdin, process, cgroup_procs } => {
-                match self.start_exec(conn, call, container, exec, stdin, &process, &cgroup_procs, fds) {
+            Request::Exec { container, exec, stdin, process } => {
+                match self.start_exec(conn, call, container, exec, stdin, &process, fds) {
                     Ok(()) => return,
                     Err(why) => Err(why),
                 }

@@ -70,7 +70,10 @@ fn child(state: &str, spec: SandboxSpec) -> Result<Supervisor, String> {
         // From here on every child is born into the pod's PID namespace, whose init is the first.
         doing("unshare pid namespace", sys::unshare(libc::CLONE_NEWPID))?;
         match doing("fork pause", sys::fork())? {
-            Forked::Child => launch::run_pause(),
+            Forked::Child => {
+                silence()?;
+                launch::run_pause()
+            }
             Forked::Parent(pid) => pause = Some(pid),
         }
     }

@@ -1,5 +1,24 @@
 //! Admission: mutate, then validate, one ordered chain of plugins under upstream's names.
 
+mod certificates;
+mod ingress;
+mod lifecycle;
+mod limits;
+mod node_restriction;
+mod node_taint;
+// mod pod_security;
+mod priority;
+// mod quota;
+mod runtime_class;
+mod service_account;
+mod storage;
+mod support;
+mod tolerations;
+// mod webhooks;
+
+// pub use quota::QuotaController;
+// pub use webhooks::WebhookTransport;
+
 use crate::authentication::UserInfo;
 use crate::authorization::Authorizer;
 use crate::reader::Reader;
@@ -13,6 +32,18 @@ pub enum Operation {
     Update,
     Delete,
     Connect,
+}
+
+impl Operation {
+    /// As AdmissionReviews and messages name it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
 }
 
 /// What a plugin sees. Objects are in the request's version.
@@ -32,13 +63,32 @@ pub struct Request<'a> {
     pub dry_run: bool,
 }
 
-/// A refusal: the HTTP code and message of the `Status` to answer with.
+/// A refusal: the HTTP code and message of the `Status` to answer with. For 403 the message is what follows
+/// `<resource> "<name>" is forbidden: `.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Denied {
     pub code: u16,
     pub reason: &'static str,
     pub message: String,
+}
+
+impl Denied {
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self { code: 403, reason: "Forbidden", message: message.into() }
+    }
+
+    pub fn not_found(resource: &str, name: &str) -> Self {
+        Self { code: 404, reason: "NotFound", message: format!("{resource} {name:?} not found") }
+    }
+
+    pub fn internal(message: impl std::fmt::Display) -> Self {
+        Self { code: 500, reason: "InternalError", message: format!("Internal error occurred: {message}") }
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self { code: 400, reason: "BadRequest", message: message.into() }
+    }
 }
 
 #[async_trait]
@@ -55,6 +105,24 @@ pub trait Plugin: Send + Sync + 'static {
 }
 
 /// Every plugin, in upstream's order.
-pub fn plugins(_reader: &Arc<dyn Reader>, _authorizer: &Arc<dyn Authorizer>) -> Vec<Arc<dyn Plugin>> {
-    Vec::new()
+pub fn plugins(reader: &Arc<dyn Reader>, authorizer: &Arc<dyn Authorizer>) -> Vec<Arc<dyn Plugin>> {
+    let r = || reader.clone();
+    let a = || authorizer.clone();
+    vec![
+        Arc::new(lifecycle::NamespaceLifecycle::new(r())),
+        Arc::new(limits::LimitRanger::new(r())),
+        Arc::new(service_account::ServiceAccount::new(r())),
+        Arc::new(node_restriction::NodeRestriction::new(r(), a())),
+        Arc::new(node_taint::TaintNodesByCondition),
+        // Arc::new(pod_security::PodSecurity::new(r())),
+        Arc::new(priority::Priority::new(r())),
+        Arc::new(tolerations::DefaultTolerationSeconds),
+        Arc::new(storage::DefaultStorageClass::new(r())),
+        Arc::new(storage::PersistentVolumeClaimResize::new(r())),
+        Arc::new(runtime_class::RuntimeClass::new(r())),
+        Arc::new(certificates::CertificateApproval::new(a())),
+        Arc::new(certificates::CertificateSigning::new(a())),
+        Arc::new(certificates::CertificateSubjectRestriction),
+        Arc::new(ingress::DefaultIngressClass::new(r())),
+    ]
 }

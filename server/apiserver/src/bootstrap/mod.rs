@@ -9,9 +9,11 @@
 mod aggregation;
 mod defaults;
 mod roles;
+mod writer;
 
 pub use aggregation::Aggregation;
 pub use roles::Defaults;
+pub use writer::start;
 
 use crate::authorization::{Rule, covers};
 use crate::reader::{Reader, WriteError, Writer, items, parse, text};

@@ -108,9 +108,14 @@ impl Entry {
         Self::new(&Arc::new(info), namespace.into(), name, stored, revision).expect("a stored object")
     }
 
+    /// The final bytes with another resource version: what a watcher whose selector an object leaves is sent.
+    pub fn json_at(&self, revision: u64) -> Bytes {
+        codec::respliced(&self.json, self.digits as usize, revision)
+    }
+
     /// The same object as a deletion at `revision` reports it.
     pub(super) fn deleted_at(&self, revision: u64) -> Self {
-        let json = codec::respliced(&self.json, self.digits as usize, revision);
+        let json = self.json_at(revision);
         Self::build(
             &self.info,
             self.namespace.clone(),

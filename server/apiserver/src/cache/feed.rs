@@ -7,11 +7,13 @@ use futures::StreamExt;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{Store, StoreError};
 use tracing::{error, info, warn};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+/// How often windows are looked at for history grown too old.
+const TRIM: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Reads everything at one revision and makes it the state of all resources.
@@ -57,6 +59,42 @@ pub(super) async fn load(shared: &Shared, store: &dyn Store) -> Result<(), Cache
     Ok(())
 }
 
+/// Right after the first [`load`]: takes over the store's recent history, so that watchers can resume.
+pub(super) async fn remember(shared: &Shared, store: &dyn Store) -> Result<(), CacheError> {
+    let loaded = shared.progress.revision();
+    let Some((floor, mut events)) = store.recent(ROOT.as_bytes(), loaded, shared.options.resume).await?
+    else {
+        return Ok(());
+    };
+    let mut by_resource: HashMap<(&str, &str), Vec<(&str, &store::Event)>> = HashMap::new();
+    events.retain_mut(|event| {
+        let unreadable = |value: &mut Option<Bytes>| match value.take() {
+            None => false,
+            Some(stored) => {
+                *value = decode(shared, &event.key, stored);
+                value.is_none()
+            }
+        };
+        let (mut value, mut prev) = (event.value.take(), event.prev.take());
+        let keep = !unreadable(&mut value) && !unreadable(&mut prev);
+        (event.value, event.prev) = (value, prev);
+        keep
+    });
+    for event in &events {
+        if let Some(parts) = Parts::parse(&event.key) {
+            by_resource.entry((parts.group, parts.resource)).or_default().push((parts.path, event));
+        }
+    }
+    shared.loaded_at.store(floor, Ordering::Release);
+    for known in shared.resources.read().values() {
+        known.remember(floor, std::iter::empty());
+    }
+    for ((group, resource), events) in by_resource {
+        shared.resource(&GroupResource::new(group, resource)).remember(floor, events.into_iter());
+    }
+    Ok(())
+}
+
 fn decode(shared: &Shared, key: &[u8], value: Bytes) -> Option<Bytes> {
     match &shared.options.decode {
         None => Some(value),
@@ -93,6 +131,7 @@ async fn follow_once(
     store: &dyn Store,
     resources: &mut HashMap<String, Arc<ResourceCache>>,
 ) -> StoreError {
+    let mut trimmed = Instant::now();
     let mut batches = match store.watch(ROOT.as_bytes(), shared.progress.revision()).await {
         Ok(batches) => batches,
         Err(error) => return error,
@@ -124,6 +163,12 @@ async fn follow_once(
             }
         }
         shared.progress.advance(batch.revision);
+        // Even a quiet cluster renews leases, so this comes round without a timer.
+        let now = Instant::now();
+        if now.duration_since(trimmed) > TRIM {
+            trimmed = now;
+            shared.resources.read().values().for_each(|resource| resource.trim(now));
+        }
     }
     StoreError::Unavailable("the watch ended".into())
 }

@@ -61,11 +61,14 @@ pub struct Options {
     /// `None`: the stored bytes are the stored form. Arguments are the storage key and the stored bytes.
     pub decode: Option<Decode>,
     pub window: WindowLimits,
+    /// How many revisions of history to take over from the store at the start, so that watchers resume across a
+    /// restart. Engines that do not have it at hand (etcd) start without.
+    pub resume: u64,
 }
 
 impl Options {
     pub fn new(fields: FieldsOf) -> Self {
-        Self { fields, decode: None, window: WindowLimits::default() }
+        Self { fields, decode: None, window: WindowLimits::default(), resume: 1000 }
     }
 }
 
@@ -158,6 +161,7 @@ impl Cache {
             loaded_at: 0.into(),
         });
         feed::load(&shared, &*store).await?;
+        feed::remember(&shared, &*store).await?;
         let follow = feed::follow(shared.clone(), store.clone());
         Ok(Arc::new(Self { shared, store, _feed: AbortOnDropHandle::new(tokio::spawn(follow)) }))
     }

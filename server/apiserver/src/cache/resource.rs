@@ -9,7 +9,7 @@ use super::watcher::{Filter, Seat, Watcher};
 use super::{CacheError, Progress, WindowLimits};
 use imbl::OrdMap;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,6 +80,10 @@ impl Window {
         self.bytes += event.cost();
         let now = Instant::now();
         self.events.push_back((now, event));
+        self.trim(now, limits);
+    }
+
+    fn trim(&mut self, now: Instant, limits: &WindowLimits) {
         while let Some((at, oldest)) = self.events.front() {
             let kept = self.events.len();
             let full = kept > limits.events || self.bytes > limits.bytes;
@@ -288,6 +292,50 @@ impl ResourceCache {
         for seat in state.seats.values_mut() {
             seat.end();
         }
+    }
+
+    /// Gives a fresh load the history that led to it: `events` of the store, oldest first, all after `floor` and
+    /// none after the load.
+    pub(super) fn remember<'a>(&self, floor: u64, events: impl Iterator<Item = (&'a str, &'a store::Event)>) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.window.restart(floor);
+        let mut latest: HashMap<&str, Arc<Entry>> = HashMap::new();
+        for (path, event) in events {
+            let known = latest.remove(path).filter(|entry| entry.revision == event.prev_revision);
+            let prev = match (known, &event.prev) {
+                (Some(known), _) => Some(known),
+                (None, None) => None,
+                (None, Some(value)) => {
+                    self.entry(&mut state.namespaces, path, value, event.prev_revision).map(Arc::new)
+                }
+            };
+            let event = match &event.value {
+                Some(value) => {
+                    let current =
+                        state.objects.get(path).filter(|entry| entry.revision == event.revision).cloned();
+                    let entry = match current {
+                        Some(current) => Some(current),
+                        None => self.entry(&mut state.namespaces, path, value, event.revision).map(Arc::new),
+                    };
+                    let Some(entry) = entry else { continue };
+                    latest.insert(path, entry.clone());
+                    let kind = if prev.is_some() { Kind::Modified } else { Kind::Added };
+                    Event { kind, entry, prev, revision: event.revision }
+                }
+                None => {
+                    let Some(prev) = prev else { continue };
+                    let entry = Arc::new(prev.deleted_at(event.revision));
+                    Event { kind: Kind::Deleted, entry, prev: Some(prev), revision: event.revision }
+                }
+            };
+            state.window.push(Arc::new(event), &self.limits);
+        }
+    }
+
+    /// Forgets history that has grown too old since the last event.
+    pub(super) fn trim(&self, now: Instant) {
+        self.state.lock().window.trim(now, &self.limits);
     }
 
     fn entry(

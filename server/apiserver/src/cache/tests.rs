@@ -242,16 +242,58 @@ async fn a_new_cache_finds_everything_and_strangers_are_left_out() {
     w.store.write(foreign("/registry/lonely")).await.unwrap();
     let last = w.put(&GroupResource::new("apps", "things"), &json!({"metadata": {"name": "t"}})).await;
     w.reach(last).await;
-    let second = Cache::start(w.store.clone(), options()).await.unwrap();
+    let second = Cache::start(w.store.clone(), Options { resume: 0, ..options() }).await.unwrap();
     for cache in [&w.cache, &second] {
         let pods = cache.resource(&w.pods).snapshot();
         assert_eq!((names(pods.iter()), pods.revision), (vec!["a/x".to_owned()], last));
         assert_eq!(cache.resource(&GroupResource::new("apps", "things")).len(), 1);
     }
-    // What was loaded has no history before the load.
+    // Without the store's history there is none before the load.
     let resumed = second.resource(&w.pods).watch(Some(last - 1), Filter::default());
     assert!(matches!(resumed, Err(CacheError::Expired { .. })));
     assert!(second.resource(&w.pods).watch(Some(last), Filter::default()).is_ok());
+}
+
+#[tokio::test]
+async fn watchers_resume_across_a_restart() {
+    let w = world(options()).await;
+    let pods = w.cache.resource(&w.pods);
+    let start = w.store.revision().await.unwrap();
+    let mut last = start;
+    let mut states = Vec::new();
+    for n in 0..60 {
+        let name = format!("p{}", n % 7);
+        last = match n % 5 {
+            3 => w.delete("a", &name).await.0,
+            _ => w.put(&w.pods, &pod("a", &name, n)).await,
+        };
+        w.reach(last).await;
+        states.push((last, pods.snapshot()));
+    }
+    let second = Cache::start(w.store.clone(), Options { resume: 40, ..options() }).await.unwrap();
+    let pods_again = second.resource(&w.pods);
+    assert!(pods_again.watch(Some(last - 41), Filter::default()).is_err());
+    for after in [last - 40, last - 17, last] {
+        let mut before = pods.watch(Some(after), Filter::default()).unwrap();
+        let mut again = pods_again.watch(Some(after), Filter::default()).unwrap();
+        let mut count = 0;
+        while let Some(want) = before.try_next().unwrap() {
+            let got = again.try_next().unwrap().unwrap();
+            assert_eq!(
+                (got.kind, got.revision, &got.entry.json),
+                (want.kind, want.revision, &want.entry.json)
+            );
+            let prev = |event: &Event| event.prev.as_ref().map(|prev| prev.json.clone());
+            assert_eq!(prev(&got), prev(&want));
+            count += 1;
+        }
+        assert_eq!((count, again.try_next().unwrap().is_none()), (last - after, true));
+    }
+    for (revision, want) in &states[30..] {
+        let got = pods_again.snapshot_at(*revision, Match::Exact, PATIENCE).await.unwrap();
+        let json = |s: &Snapshot| s.iter().map(|e| e.json.clone()).collect::<Vec<_>>();
+        assert_eq!(json(&got), json(want));
+    }
 }
 
 /// Random concurrent writers; every watcher, wherever it started, sees exactly the model's history, and every

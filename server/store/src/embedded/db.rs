@@ -73,7 +73,7 @@ fn meta(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
     connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?.query_row([name], |row| uint(row, 0))
 }
 
-fn connect(path: &Path, cache_bytes: usize, flags: OpenFlags) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path, cache_bytes: usize, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(24);
@@ -204,6 +204,7 @@ impl Db {
                 value: value.cloned(),
                 create_revision: created,
                 prev: prev.as_ref().map(|kv| kv.value.clone()),
+                prev_revision: prev.as_ref().map_or(0, |kv| kv.mod_revision),
             });
             outcomes.push(Ok(Written { revision, prev }));
         }
@@ -217,7 +218,8 @@ impl Db {
         transaction.commit()?;
         (self.revision, self.swept, self.compacted) = (revision, swept, compacted);
         if ttl_changed {
-            self.next_expiry = self.first_expiry()?;
+            // It is done: whatever fails from here on must not make it look undone. A wrong guess wakes us early.
+            self.next_expiry = self.first_expiry().unwrap_or(Some(now));
         }
         Ok(Committed { outcomes, events, revision })
     }
@@ -323,11 +325,17 @@ impl Db {
         self.compacted.min(self.revision.saturating_sub(1)) > self.swept
     }
 
-    /// Moves the write-ahead log into the database file, so that it starts over.
-    pub(super) fn checkpoint(&self) -> Result<(), StoreError> {
-        self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-        Ok(())
+    /// Moves the write-ahead log into the database file, here and now.
+    pub(super) fn checkpoint(&self) -> Result<bool, StoreError> {
+        checkpoint(&self.connection)
     }
+}
+
+/// Tells whether all of the log was moved, so that the next write starts it over.
+pub(super) fn checkpoint(connection: &Connection) -> Result<bool, StoreError> {
+    Ok(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+    })?)
 }
 
 /// A transaction that is undone unless committed.
@@ -450,8 +458,8 @@ impl Reader {
             return Err(StoreError::Compacted(after));
         }
         let mut rows = snapshot.prepare_cached(
-            "SELECT l.revision, l.key, l.created, l.value, (SELECT p.value FROM log p WHERE p.revision = l.previous)
-             FROM log l WHERE l.revision > ?1 AND l.revision <= ?2 ORDER BY l.revision LIMIT ?3",
+            "SELECT l.revision, l.key, l.created, l.value, (SELECT p.value FROM log p WHERE p.revision = l.previous),
+             l.previous FROM log l WHERE l.revision > ?1 AND l.revision <= ?2 ORDER BY l.revision LIMIT ?3",
         )?;
         let events = rows
             .query_map(params![int(after), int(upto), int(SLICE as u64)], |row| {
@@ -461,6 +469,7 @@ impl Reader {
                     create_revision: uint(row, 2)?,
                     value: maybe_bytes(row, 3)?,
                     prev: maybe_bytes(row, 4)?,
+                    prev_revision: uint(row, 5)?,
                 })
             })?
             .collect::<Result<Vec<_>, _>>()?;

@@ -11,12 +11,13 @@
 //!
 //! A failed write (disk full, I/O error) is rolled back as a whole; the next one starts afresh.
 
+mod checkpoint;
 mod db;
 mod directory;
 mod hub;
 mod writer;
 
-use crate::{KeyValue, Range, Revision, Store, StoreError, WatchStream, Write, Written};
+use crate::{Event, KeyValue, Range, Revision, Store, StoreError, WatchStream, Write, Written};
 use async_trait::async_trait;
 use directory::Directory;
 use hub::Hub;
@@ -76,9 +77,10 @@ impl Embedded {
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
         let directory = Directory::open(dir)?;
         let db = db::Db::open(&directory.database(), options.cache_bytes)?;
+        let checkpointer = checkpoint::Checkpointer::start(&directory.database())?;
         let hub = Arc::new(Hub::new(db.revision(), options.watch_backlog_bytes));
         let (commands, queue) = std::sync::mpsc::channel();
-        let writer = writer::Writer::new(db, queue, hub.clone(), &options);
+        let writer = writer::Writer::new(db, checkpointer, queue, hub.clone(), &options);
         let writer = std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run())?;
         Ok(Self {
             queue: Arc::new(Semaphore::new(QUEUE)),
@@ -145,6 +147,30 @@ impl Store for Embedded {
             return Err(StoreError::Compacted(after));
         }
         Ok(hub::stream(live, self.readers.clone(), prefix.to_vec(), after))
+    }
+
+    async fn recent(
+        &self,
+        prefix: &[u8],
+        until: Revision,
+        limit: u64,
+    ) -> Result<Option<(Revision, Vec<Event>)>, StoreError> {
+        let prefix = prefix.to_vec();
+        let read = move |reader: &mut db::Reader| {
+            let start = reader.compacted()?.max(until.saturating_sub(limit));
+            let (mut recent, mut reached) = (Vec::new(), start);
+            while reached < until {
+                let (events, next) = reader.history(reached, until)?;
+                recent.extend(events.into_iter().filter(|event| event.key.starts_with(&prefix)));
+                reached = next;
+            }
+            Ok(Some((start, recent)))
+        };
+        match self.read(read).await {
+            // Compacted while being read: then there is none.
+            Err(StoreError::Compacted(_)) => Ok(None),
+            other => other,
+        }
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {

@@ -1,9 +1,10 @@
 //! The one writer: takes what waits, commits it together, tells the watchers, answers.
 
 use super::Options;
+use super::checkpoint::Checkpointer;
 use super::db::Db;
 use super::hub::Hub;
-use crate::{Revision, StoreError, Write, Written};
+use crate::{Event, Revision, StoreError, Write, Written};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,10 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 /// Largest group of one commit.
 const GROUP: usize = 512;
 const GROUP_BYTES: usize = 8 << 20;
-/// Rows of history one commit removes at least, when there are that many.
+/// Rows of history one commit removes at least, when there are that many; and one that has nothing else to do.
 const SWEEP: usize = 64;
-/// Log pages after which an idle moment, or any moment, is used to move the log into the database.
-const CHECKPOINT_IDLE: usize = 1000;
+const SWEEP_IDLE: usize = 1024;
+/// Log pages after which the writer itself stops to move the log into the database.
 const CHECKPOINT_FORCED: usize = 4000;
 /// Clocks get adjusted: never trust a sleep longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(300);
@@ -34,8 +35,7 @@ pub(super) struct Writer {
     hub: Arc<Hub>,
     history: u64,
     history_events: u64,
-    /// Pages written since the last checkpoint, estimated.
-    pages: usize,
+    checkpointer: Checkpointer,
     /// No expiry is tried before this, after one failed.
     expiry_paused_until: u64,
 }
@@ -72,14 +72,20 @@ fn now() -> u64 {
 }
 
 impl Writer {
-    pub(super) fn new(db: Db, queue: Receiver<Command>, hub: Arc<Hub>, options: &Options) -> Self {
+    pub(super) fn new(
+        db: Db,
+        checkpointer: Checkpointer,
+        queue: Receiver<Command>,
+        hub: Arc<Hub>,
+        options: &Options,
+    ) -> Self {
         Self {
             db,
             queue,
             hub,
             history: u64::try_from(options.history.as_millis()).unwrap_or(u64::MAX),
             history_events: options.history_events,
-            pages: 0,
+            checkpointer,
             expiry_paused_until: 0,
         }
     }
@@ -87,9 +93,6 @@ impl Writer {
     pub(super) fn run(mut self) {
         while let Some(group) = self.gather() {
             self.commit(group);
-            if self.pages >= CHECKPOINT_FORCED {
-                self.checkpoint();
-            }
         }
     }
 
@@ -100,9 +103,6 @@ impl Writer {
             Ok(command) => group.add(command),
             Err(TryRecvError::Disconnected) => return None,
             Err(TryRecvError::Empty) => {
-                if self.pages >= CHECKPOINT_IDLE {
-                    self.checkpoint();
-                }
                 if self.db.sweeping() {
                     return Some(group);
                 }
@@ -144,7 +144,7 @@ impl Writer {
             if expiring {
                 writes.extend(self.db.expired(now, GROUP)?);
             }
-            let sweep = SWEEP.max(2 * writes.len());
+            let sweep = if writes.is_empty() { SWEEP_IDLE } else { SWEEP.max(2 * writes.len()) };
             let until = self.db.sweepable(sweep, now.saturating_sub(self.history), self.history_events)?;
             if writes.is_empty() && !self.db.sweeping() {
                 return Ok(None);
@@ -154,17 +154,21 @@ impl Writer {
         match committed {
             Ok(None) => {}
             Ok(Some(committed)) => {
-                self.pages += committed
-                    .events
-                    .iter()
-                    .map(|e| 3 + e.value.as_ref().map_or(0, |v| v.len() / 4096))
-                    .sum::<usize>();
+                let pages = |event: &Event| 3 + event.value.as_ref().map_or(0, |value| value.len() / 4096);
+                let pages = committed.events.iter().map(pages).sum();
                 if !committed.events.is_empty() {
                     self.hub.publish(committed.revision, committed.events);
                 }
                 self.hub.set_trouble(None);
                 for ((reply, _permit), outcome) in replies.into_iter().zip(committed.outcomes) {
                     let _ = reply.send(outcome.map_err(|current| StoreError::Conflict { current }));
+                }
+                if self.checkpointer.wrote(pages) >= CHECKPOINT_FORCED {
+                    let moved = self
+                        .db
+                        .checkpoint()
+                        .inspect_err(|error| tracing::warn!(%error, "store checkpoint failed"));
+                    self.checkpointer.moved(moved.unwrap_or(false));
                 }
             }
             Err(error) => {
@@ -181,13 +185,6 @@ impl Writer {
                     let _ = reply.send(Err(copy(&error)));
                 }
             }
-        }
-    }
-
-    fn checkpoint(&mut self) {
-        self.pages = 0;
-        if let Err(error) = self.db.checkpoint() {
-            tracing::warn!(%error, "store checkpoint failed");
         }
     }
 }

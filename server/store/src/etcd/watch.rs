@@ -202,6 +202,7 @@ impl Watch {
             key,
             value: (!gone).then_some(kv.value),
             create_revision: revision(created),
+            prev_revision: event.prev_kv.as_ref().map_or(0, |kv| revision(kv.mod_revision)),
             prev: event.prev_kv.map(|kv| kv.value),
         })
     }

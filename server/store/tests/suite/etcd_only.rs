@@ -71,6 +71,45 @@ async fn a_watch_survives_a_restart_and_requests_fail_over() {
     tokio::time::timeout(PATIENCE, end).await.unwrap();
 }
 
+/// A member dies under writes: what was acknowledged stays, the watch goes on without gap or repetition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn losing_a_member_loses_no_acknowledged_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mut members) = Etcd::start_three(dir.path()) else { return };
+    let urls: Vec<_> = members.iter().map(|member| member.url.clone()).collect();
+    let store = connect(&urls, None, "").await;
+    let first = put_eventually(&*store, "/k/first").await;
+    let mut watch = store.watch(b"/k/", first).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for n in 0..120 {
+        if n == 40 {
+            // The one in use: the store's first.
+            drop(members.remove(0));
+        }
+        acknowledged.push((put_eventually(&*store, &format!("/k/{n}")).await, format!("/k/{n}")));
+    }
+    let last = acknowledged.last().unwrap().0;
+    let mut seen = Vec::new();
+    let read = async {
+        loop {
+            let batch = watch.next().await.unwrap().unwrap();
+            seen.extend(
+                batch.events.into_iter().map(|e| (e.revision, String::from_utf8(e.key.to_vec()).unwrap())),
+            );
+            if batch.revision >= last {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.unwrap();
+    assert_eq!(
+        seen.iter().map(|(revision, _)| *revision).collect::<Vec<_>>(),
+        (first + 1..=last).collect::<Vec<_>>()
+    );
+    assert!(acknowledged.iter().all(|write| seen.contains(write)));
+    assert_eq!(store.range(b"/k/", 0).await.unwrap().kvs.len(), 121);
+}
+
 #[tokio::test]
 async fn stores_on_one_etcd_do_not_meet() {
     let dir = tempfile::tempdir().unwrap();

@@ -54,25 +54,24 @@ impl Etcd {
         let scheme = if extra.iter().any(|arg| arg.starts_with("--cert-file")) { "https" } else { "http" };
         let url = format!("{scheme}://127.0.0.1:{port}");
         let peer = format!("http://127.0.0.1:{}", free_port());
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(dir.join("etcd"))
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args([
-                "--initial-cluster",
-                &format!("default={peer}"),
-                "--log-level",
-                "error",
-                "--logger",
-                "zap",
-            ])
-            .args(extra)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        match child {
-            Ok(child) => Some(Self { child, url }),
+        let mut command = Command::new("etcd");
+        command.arg("--data-dir").arg(dir.join("etcd"));
+        command.args([
+            "--initial-cluster",
+            &format!("default={peer}"),
+            "--log-level",
+            "error",
+            "--logger",
+            "zap",
+        ]);
+        Self::spawn(command.args(extra), &url, &peer)
+    }
+
+    fn spawn(command: &mut Command, url: &str, peer: &str) -> Option<Self> {
+        command.args(["--listen-client-urls", url, "--advertise-client-urls", url]);
+        command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
+        match command.stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
+            Ok(child) => Some(Self { child, url: url.to_owned() }),
             Err(error) => {
                 eprintln!("SKIPPED: no etcd to test with ({error}); install etcd-server");
                 None
@@ -80,12 +79,27 @@ impl Etcd {
         }
     }
 
+    /// Three members of one cluster.
+    pub fn start_three(dir: &Path) -> Option<Vec<Self>> {
+        let ports: Vec<(u16, u16)> = (0..3).map(|_| (free_port(), free_port())).collect();
+        let members = ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}"));
+        let cluster = members.collect::<Vec<_>>().join(",");
+        let start = |(n, (client, peer)): (usize, &(u16, u16))| {
+            let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+            let mut command = Command::new("etcd");
+            command.args(["--name", &format!("m{n}"), "--initial-cluster", &cluster]).arg("--data-dir");
+            command.arg(dir.join(format!("m{n}"))).args(["--log-level", "error", "--logger", "zap"]);
+            Self::spawn(&mut command, &url, &peer)
+        };
+        ports.iter().enumerate().map(start).collect()
+    }
+
     pub fn port(&self) -> u16 {
         self.url.rsplit(':').next().unwrap().parse().unwrap()
     }
 
     pub async fn connect(&self, prefix: &str) -> Arc<dyn Store> {
-        connect(&[self.url.clone()], None, prefix).await
+        connect(std::slice::from_ref(&self.url), None, prefix).await
     }
 }
 

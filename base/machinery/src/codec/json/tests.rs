@@ -1,3 +1,5 @@
+//! Decoding, in upstream's words.
+
 use serde_json::json;
 
 use super::*;

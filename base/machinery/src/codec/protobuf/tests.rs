@@ -1,3 +1,5 @@
+//! Known bytes, round trips, bad bytes.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
