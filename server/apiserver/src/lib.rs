@@ -15,6 +15,7 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
+pub mod bootstrap;
 pub mod cache;
 pub mod chain;
 mod convert;
@@ -40,7 +41,6 @@ pub mod table;
 pub mod tokens;
 mod verbs;
 mod virtuals;
-mod writer;
 
 pub use server::{ApiServer, BuildError, Check, Config, KubeletTls};
 

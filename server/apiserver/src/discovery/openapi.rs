@@ -43,8 +43,7 @@ pub(super) fn answer(
 fn v2(server: &ApiServer, index: &Index, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     for clause in negotiate::clauses(negotiate::accept(headers)) {
         let media = clause.media;
-        // Old clients spell the version with a dot.
-        let protobuf = media == openapi::V2_PROTOBUF || media == openapi::V2_PROTOBUF.replace('@', ".");
+        let protobuf = openapi::V2_PROTOBUF.contains(&media);
         if !protobuf && !matches!(media, negotiate::JSON | "*/*" | "application/*") {
             continue;
         }
@@ -57,9 +56,9 @@ fn v2(server: &ApiServer, index: &Index, headers: &HeaderMap) -> Result<Response
                 serde_json::to_vec(&openapi::v2(&docs, None)).map_err(ApiError::internal)?
             })
         })?;
-        return packed(headers, &content_type(protobuf, openapi::V2_PROTOBUF), &made);
+        return packed(headers, &content_type(protobuf, openapi::V2_PROTOBUF[0]), &made);
     }
-    Err(ApiError::not_acceptable(&[negotiate::JSON, openapi::V2_PROTOBUF]))
+    Err(ApiError::not_acceptable(&[negotiate::JSON, openapi::V2_PROTOBUF[0]]))
 }
 
 fn v3(
