@@ -298,9 +298,10 @@ pub fn validate_metadata(resource: &Resource, object: &Value) -> FieldErrors {
         return FieldErrors::default();
     }
     let path = Path::new("metadata");
-    // RBAC names carry colons: upstream checks them as path segments only.
-    let rule = if resource.group == "rbac.authorization.k8s.io" { names::path_segment } else { names::name_is_subdomain };
-    machinery::meta::validate(object, resource.namespaced, rule, &path)
+    // RBAC's names hold colons.
+    let rbac = resource.custom.is_none() && resource.group == "rbac.authorization.k8s.io";
+    let name = if rbac { names::path_segment } else { names::name_is_subdomain };
+    machinery::meta::validate(object, resource.namespaced, name, &path)
 }
 
 pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value) -> FieldErrors {
