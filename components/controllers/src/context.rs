@@ -103,6 +103,7 @@ pub async fn run(
         ("namespace", Box::pin(crate::namespace::run(cx.clone()))),
         ("serviceaccount", Box::pin(crate::serviceaccount::run(cx.clone()))),
         ("root-ca-cert-publisher", Box::pin(crate::rootca::run(cx.clone()))),
+        ("daemonset", Box::pin(crate::daemonset::run(cx.clone()))),
         ("nodelifecycle", Box::pin(crate::nodes::run_lifecycle(cx.clone()))),
         ("tainteviction", Box::pin(crate::nodes::run_eviction(cx.clone()))),
         ("podgc", Box::pin(crate::nodes::run_podgc(cx.clone()))),

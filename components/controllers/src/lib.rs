@@ -6,6 +6,7 @@
 
 mod common;
 mod context;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod gc;
