@@ -21,6 +21,8 @@ pub struct Api(Arc<Inner>);
 struct Inner {
     objects: Mutex<(u64, BTreeMap<String, Value>)>,
     events: broadcast::Sender<(String, Value)>,
+    /// Everything that happened, for watches that begin in the past.
+    log: Mutex<Vec<(u64, String, Value)>>,
     changed: tokio::sync::watch::Sender<u64>,
     writes: Mutex<Vec<String>>,
 }
@@ -30,6 +32,7 @@ impl Api {
         let inner = Inner {
             objects: Mutex::default(),
             events: broadcast::channel(10_000).0,
+            log: Mutex::default(),
             changed: tokio::sync::watch::Sender::new(0),
             writes: Mutex::default(),
         };
@@ -109,16 +112,20 @@ impl Api {
         }
         let kind = if all.1.contains_key(path) { "MODIFIED" } else { "ADDED" };
         all.1.insert(path.to_owned(), value.clone());
-        let _ = self.0.events.send((path.to_owned(), json!({"type": kind, "object": value})));
-        self.0.changed.send_modify(|n| *n += 1);
+        self.tell(all.0, path, json!({"type": kind, "object": value}));
         value
+    }
+
+    fn tell(&self, revision: u64, path: &str, event: Value) {
+        self.0.log.lock().push((revision, path.to_owned(), event.clone()));
+        let _ = self.0.events.send((path.to_owned(), event));
+        self.0.changed.send_modify(|n| *n += 1);
     }
 
     fn drop_object(&self, all: &mut (u64, BTreeMap<String, Value>), path: &str) {
         if let Some(value) = all.1.remove(path) {
             all.0 += 1;
-            let _ = self.0.events.send((path.to_owned(), json!({"type": "DELETED", "object": value})));
-            self.0.changed.send_modify(|n| *n += 1);
+            self.tell(all.0, path, json!({"type": "DELETED", "object": value}));
         }
     }
 
@@ -160,10 +167,20 @@ impl Api {
             }
             _ if query.contains("watch=") => {
                 let events = self.0.events.subscribe();
+                let from = query.split('&').find_map(|p| p.strip_prefix("resourceVersion=")?.parse().ok());
+                let missed: Vec<(String, Value)> = self
+                    .0
+                    .log
+                    .lock()
+                    .iter()
+                    .filter(|(revision, ..)| from.is_some_and(|f: u64| *revision > f))
+                    .map(|(_, path, event)| (path.clone(), event.clone()))
+                    .collect();
                 drop(all);
                 let filter = Filter::new(&path, query);
-                let stream = tokio_stream::wrappers::BroadcastStream::new(events).filter_map(move |item| {
-                    let chosen = item.ok().filter(|(p, e)| filter.fits(p, &e["object"]));
+                let live = tokio_stream::wrappers::BroadcastStream::new(events).filter_map(async |i| i.ok());
+                let stream = futures::stream::iter(missed).chain(live).filter_map(move |item| {
+                    let chosen = Some(item).filter(|(p, e)| filter.fits(p, &e["object"]));
                     let line = chosen.map(|(_, e)| Ok(Frame::data(Bytes::from(format!("{e}\n")))));
                     async move { line }
                 });
