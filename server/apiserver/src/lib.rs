@@ -41,7 +41,6 @@ pub mod table;
 pub mod tokens;
 mod verbs;
 mod virtuals;
-mod writer;
 
 pub use server::{ApiServer, BuildError, Check, Config, KubeletTls};
 

@@ -298,7 +298,9 @@ pub fn validate_metadata(resource: &Resource, object: &Value) -> FieldErrors {
         return FieldErrors::default();
     }
     let path = Path::new("metadata");
-    machinery::meta::validate(object, resource.namespaced, names::name_is_subdomain, &path)
+    // RBAC names carry colons: upstream checks them as path segments only.
+    let rule = if resource.group == "rbac.authorization.k8s.io" { names::path_segment } else { names::name_is_subdomain };
+    machinery::meta::validate(object, resource.namespaced, rule, &path)
 }
 
 pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value) -> FieldErrors {

@@ -28,7 +28,7 @@ pub(crate) async fn handle(
     }
     let accept = verbs::accept(call, resource, false)?;
     if resource.kind == "Binding" {
-        return crate::subresources::binding::create(server, call, resource, namespace, "").await;
+        return crate::subresources::binding::create(server, call, namespace, "").await;
     }
     let encoding = negotiate::input(&call.parts.headers, resource.protobuf)?;
     let bytes = verbs::read_body(call).await?;

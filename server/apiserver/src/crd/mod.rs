@@ -14,6 +14,14 @@ impl Custom {
         false
     }
 
+    pub fn published_schema(&self) -> Option<Value> {
+        None
+    }
+
+    pub(crate) fn scale(&self) -> Option<crate::subresources::ScalePaths> {
+        None
+    }
+
     pub fn columns(&self) -> Vec<Value> {
         Vec::new()
     }

@@ -4,6 +4,7 @@ mod aggregated;
 mod health;
 mod legacy;
 mod openapi;
+mod openapi_v3_proto;
 
 use crate::ApiServer;
 use crate::chain::Call;

@@ -37,8 +37,10 @@ impl Wanted {
 pub struct Mode {
     /// The operation admission is told of, `Update` unless set.
     pub connect_as_create: bool,
-    /// Skip kind validation: the change is the server's own.
+    /// Skip the kind's preparation and validation: the change is the server's own.
     pub trusted: bool,
+    /// The kind treats it as a change of the main resource, whatever the subresource.
+    pub as_main: bool,
 }
 
 impl ApiServer {
@@ -86,8 +88,11 @@ impl ApiServer {
         let dry_run = target.options.dry_run;
         self.admit(&request, &mut new).await?;
         carry_identity(&mut new, old);
-        strategy.prepare_for_update(&mut new, old, target.subresource);
-        schemas::prepare_status(resource, &mut new, old, target.subresource);
+        let part = if mode.as_main { "" } else { target.subresource };
+        if !mode.trusted {
+            strategy.prepare_for_update(&mut new, old, part);
+            schemas::prepare_status(resource, &mut new, old, part);
+        }
         schemas::default(resource, &mut new);
         let mut allocation = self.services.allocate(resource, &mut new, Some(old))?;
         if !managed {
@@ -96,7 +101,7 @@ impl ApiServer {
         if !mode.trusted {
             let mut errors = schemas::validate_metadata_update(resource, &new, old);
             errors.0.extend(schemas::validate(resource, &new, Some(old)).0);
-            errors.0.extend(strategy.validate_update(&new, old, target.subresource).0);
+            errors.0.extend(strategy.validate_update(&new, old, part).0);
             if !errors.0.is_empty() {
                 return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
             }

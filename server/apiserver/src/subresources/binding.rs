@@ -7,20 +7,17 @@ use crate::http::options::WriteOptions;
 use crate::http::{Body, negotiate};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, manager, meta};
-use crate::resolve::Resource;
 use crate::schemas::{self, Expected};
 use crate::status::ApiError;
 use crate::verbs;
 use http::Response;
 use machinery::field::{FieldError, FieldErrors, Path};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// `name` is empty for the `bindings` collection, whose body names the pod.
 pub(crate) async fn create(
     server: &ApiServer,
     call: &mut Call,
-    resource: &Arc<Resource>,
     namespace: &str,
     name: &str,
 ) -> Result<Response<Body>, ApiError> {
@@ -63,10 +60,9 @@ pub(crate) async fn create(
         manager: manager(&options.field_manager, crate::chain::user_agent(&call.parts.headers)),
     };
     let change = Box::new(|old: &Value| bind(old, &binding, &pod, &node).map(Wanted::plain));
-    let mode = Mode { connect_as_create: true, trusted: true };
+    let mode = Mode { connect_as_create: true, trusted: true, as_main: false };
     let mut warnings = Vec::new();
     server.update(&at, change, mode, &mut warnings).await?;
-    let _ = resource;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     encode::other(accept, 201, &status, schemas::status_shape())

@@ -1,7 +1,15 @@
-//! Subresources, by mechanism: parts of the object itself, views of it (scale), actions (binding, eviction,
-//! token), and tunnels to the node.
+//! Subresources, by mechanism: parts of the object itself (status, ephemeralcontainers, resize, finalize,
+//! approval), views of it (scale), actions (binding, eviction, token), and tunnels to where it runs (log, exec,
+//! attach, portforward, proxy).
 
 pub(crate) mod binding;
+mod eviction;
+mod proxy;
+mod scale;
+mod token;
+mod tunnel;
+
+pub(crate) use scale::Paths as ScalePaths;
 
 use crate::ApiServer;
 use crate::chain::Call;
@@ -27,7 +35,14 @@ pub(crate) async fn handle(
         return Err(ApiError::method_unknown());
     }
     match subresource.as_str() {
-        "binding" => binding::create(server, call, resource, namespace, &name).await,
+        "binding" => binding::create(server, call, namespace, &name).await,
+        "eviction" => eviction::create(server, call, resource, namespace, &name).await,
+        "token" => token::create(server, call, namespace, &name).await,
+        "scale" => scale::handle(server, call, resource, namespace, &name).await,
+        "log" | "exec" | "attach" | "portforward" => {
+            tunnel::handle(server, call, resource, namespace, &name, &subresource).await
+        }
+        "proxy" => proxy::handle(server, call, resource, namespace, &name).await,
         // The same object, of which only a part may change; its strategy says which.
         _ => match verb {
             "get" => verbs::get(server, call, resource, namespace, &name).await,
