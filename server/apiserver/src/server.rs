@@ -144,6 +144,7 @@ impl ApiServer {
     pub async fn start(&self) -> Result<(), ApiError> {
         crate::crd::start(self).await?;
         crate::system::bootstrap(self).await?;
+        crate::system::keep(self);
         if let Some(published) = &self.config.published {
             crate::bootstrap::start(self, published).await.map_err(ApiError::internal)?;
         }

@@ -2,6 +2,7 @@
 
 use crate::ApiServer;
 use crate::authentication::UserInfo;
+use crate::cache::{Filter, GroupResource};
 use crate::http::options::{FieldValidation, WriteOptions};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, meta};
@@ -25,6 +26,43 @@ pub(crate) fn options() -> WriteOptions {
         field_manager: "kube-apiserver".into(),
         field_validation: FieldValidation::Ignore,
         force: None,
+    }
+}
+
+/// Puts the `kubernetes` Service and its endpoints back when someone removes or changes them.
+pub(crate) fn keep(server: &ApiServer) {
+    for (group, plural) in [("", "services"), ("", "endpoints"), ("discovery.k8s.io", "endpointslices")] {
+        let server = server.clone();
+        let filter = Filter {
+            namespace: Some("default".into()),
+            name: Some("kubernetes".into()),
+            ..Filter::default()
+        };
+        let cache = server.storage.cache().resource(&GroupResource::new(group, plural));
+        tokio::spawn(async move {
+            let mut watcher = cache.watch(None, filter.clone());
+            loop {
+                let next = async {
+                    match &mut watcher {
+                        Ok(watcher) => watcher.next().await.map(|_| ()),
+                        Err(error) => Err(error.clone()),
+                    }
+                };
+                tokio::select! {
+                    () = server.shutdown.wait() => return,
+                    event = next => {
+                        if event.is_err() {
+                            // Too slow, or reloaded: begin again and look once.
+                            watcher = cache.watch(None, filter.clone());
+                        }
+                    }
+                }
+                if let Err(error) = bootstrap(&server).await {
+                    tracing::warn!(%error, "the kubernetes Service could not be restored");
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                }
+            }
+        });
     }
 }
 

@@ -1,0 +1,45 @@
+//! The core group.
+
+mod affinity;
+mod claims;
+mod config;
+mod containers;
+mod controllers;
+mod endpoints;
+mod event;
+mod limits;
+mod namespace;
+mod node;
+mod pod;
+pub(super) mod pod_defaults;
+pub(super) mod pod_spec;
+mod qos;
+mod resources;
+mod secret;
+mod security;
+mod service;
+mod volume;
+mod volumes;
+
+pub(super) use claims::claim_spec;
+pub(super) use endpoints::endpoint_ip;
+
+use super::kind::Kind;
+
+pub(super) static KINDS: &[Kind] = &[
+    pod::KIND,
+    service::KIND,
+    namespace::KIND,
+    node::KIND,
+    config::KIND,
+    secret::KIND,
+    Kind::namespaced("", "ServiceAccount"),
+    endpoints::KIND,
+    event::KIND,
+    claims::KIND,
+    volume::KIND,
+    limits::LIMIT_RANGE,
+    limits::QUOTA,
+    controllers::REPLICATION_CONTROLLER,
+    controllers::POD_TEMPLATE,
+];

@@ -1,0 +1,270 @@
+//! Volumes of a pod.
+
+use super::containers::{descending, no_backsteps, object_field, resource_field};
+use super::pod_defaults::volume_sources;
+use crate::kinds::support::{at, has, in_range, int, items, label, one_of_if_set, required, text};
+use machinery::field::{FieldErrors, Path};
+use machinery::names;
+use machinery::quantity::Quantity;
+use serde_json::Value;
+
+/// Checks `spec.volumes`; answers each name and whether it can be a block device.
+pub(super) fn all<'v>(spec: &'v Value, path: &Path<'_>, errors: &mut FieldErrors) -> Vec<(&'v str, bool)> {
+    let list = path.child("volumes");
+    let mut known: Vec<(&str, bool)> = Vec::new();
+    for (i, volume) in items(spec, "volumes").iter().enumerate() {
+        let at_i = list.index(i);
+        source(volume, &at_i, errors);
+        let name = text(volume, "name");
+        if name.is_empty() {
+            errors.required(&at_i.child("name"), "");
+        } else {
+            label(name, &at_i.child("name"), errors);
+        }
+        if known.iter().any(|(n, _)| *n == name) {
+            errors.duplicate(&at_i.child("name"), name);
+        }
+        known.push((name, has(volume, "persistentVolumeClaim") || has(volume, "ephemeral")));
+    }
+    known
+}
+
+fn source(volume: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let mut sources = volume_sources(volume);
+    let Some(name) = sources.next() else {
+        errors.required(path, "must specify a volume type");
+        return;
+    };
+    one(name, at(volume, name), &path.child(name), errors);
+    for other in sources {
+        errors.forbidden(&path.child(other), "may not specify more than 1 volume type");
+    }
+}
+
+const HOST_PATH_TYPES: &[&str] =
+    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+
+fn mode(value: &Value, name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    if let Some(n) = int(value, name).filter(|n| !(0..=0o777).contains(n)) {
+        errors.invalid(&path.child(name), n, "must be a number between 0 and 0777 (octal), both inclusive");
+    }
+}
+
+/// One volume source, of a pod or (where it exists there) a persistent volume.
+pub(in crate::kinds) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    match name {
+        "emptyDir" => {
+            let limit = text(value, "sizeLimit");
+            if Quantity::parse(limit).is_ok_and(|q| q.sign() < 0) {
+                errors
+                    .forbidden(&path.child("sizeLimit"), "SizeLimit field must be a valid resource quantity");
+            }
+        }
+        "hostPath" => {
+            let at_path = text(value, "path");
+            if at_path.is_empty() {
+                errors.required(&path.child("path"), "");
+            } else {
+                no_backsteps(at_path, &path.child("path"), errors);
+            }
+            let kind = text(value, "type");
+            if !HOST_PATH_TYPES.contains(&kind) {
+                errors.not_supported(&path.child("type"), kind, HOST_PATH_TYPES);
+            }
+        }
+        "secret" => {
+            required(value, "secretName", path, errors);
+            mode(value, "defaultMode", path, errors);
+            keys(value, path, errors);
+        }
+        "configMap" => {
+            required(value, "name", path, errors);
+            mode(value, "defaultMode", path, errors);
+            keys(value, path, errors);
+        }
+        "downwardAPI" => {
+            mode(value, "defaultMode", path, errors);
+            downward(value, path, errors);
+        }
+        "projected" => {
+            mode(value, "defaultMode", path, errors);
+            projected(value, path, errors);
+        }
+        "persistentVolumeClaim" => required(value, "claimName", path, errors),
+        "nfs" => {
+            required(value, "server", path, errors);
+            required(value, "path", path, errors);
+            if !text(value, "path").is_empty() && !text(value, "path").starts_with('/') {
+                errors.invalid(&path.child("path"), text(value, "path"), "must be an absolute path");
+            }
+        }
+        "iscsi" => {
+            for field in ["targetPortal", "iqn"] {
+                required(value, field, path, errors);
+            }
+            in_range(value, "lun", 0, 255, path, errors);
+        }
+        "csi" => {
+            let driver = text(value, "driver");
+            if driver.is_empty() {
+                errors.required(&path.child("driver"), "");
+            } else {
+                if driver.len() > 63 {
+                    errors.push(machinery::field::FieldError::too_long(&path.child("driver"), 63));
+                }
+                errors.invalid_each(
+                    &path.child("driver"),
+                    driver,
+                    names::dns1123_subdomain(&driver.to_lowercase()),
+                );
+            }
+        }
+        "ephemeral" => {
+            if !has(value, "volumeClaimTemplate") {
+                errors.required(&path.child("volumeClaimTemplate"), "");
+            } else {
+                let at_template = path.child("volumeClaimTemplate");
+                super::claims::claim_spec(
+                    at(at(value, "volumeClaimTemplate"), "spec"),
+                    &at_template.child("spec"),
+                    errors,
+                );
+            }
+        }
+        "image" => {
+            required(value, "reference", path, errors);
+            one_of_if_set(value, "pullPolicy", &["Always", "IfNotPresent", "Never"], path, errors);
+        }
+        "gcePersistentDisk" => required(value, "pdName", path, errors),
+        "awsElasticBlockStore" | "cinder" => required(value, "volumeID", path, errors),
+        "flexVolume" => required(value, "driver", path, errors),
+        "glusterfs" => {
+            required(value, "endpoints", path, errors);
+            required(value, "path", path, errors);
+        }
+        "rbd" => {
+            if items(value, "monitors").is_empty() {
+                errors.required(&path.child("monitors"), "");
+            }
+            required(value, "image", path, errors);
+        }
+        "cephfs" if items(value, "monitors").is_empty() => errors.required(&path.child("monitors"), ""),
+        "azureFile" => {
+            required(value, "secretName", path, errors);
+            required(value, "shareName", path, errors);
+        }
+        "azureDisk" => {
+            required(value, "diskName", path, errors);
+            required(value, "diskURI", path, errors);
+        }
+        "vsphereVolume" => required(value, "volumePath", path, errors),
+        _ => {}
+    }
+}
+
+fn keys(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let list = path.child("items");
+    for (i, item) in items(value, "items").iter().enumerate() {
+        let at_i = list.index(i);
+        required(item, "key", &at_i, errors);
+        required(item, "path", &at_i, errors);
+        local_path(text(item, "path"), &at_i.child("path"), errors);
+        mode(item, "mode", &at_i, errors);
+    }
+}
+
+/// A path below the volume: relative, not climbing, and not starting with `..`.
+fn local_path(value: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    if value.is_empty() {
+        return;
+    }
+    descending(value, path, errors);
+    if value.starts_with("..") && !value.starts_with("../") && value != ".." {
+        errors.invalid(path, value, "must not start with '..'");
+    }
+}
+
+fn downward(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let list = path.child("items");
+    for (i, file) in items(value, "items").iter().enumerate() {
+        let path = list.index(i);
+        if text(file, "path").is_empty() {
+            errors.required(&path.child("path"), "");
+        }
+        local_path(text(file, "path"), &path.child("path"), errors);
+        match (has(file, "fieldRef"), has(file, "resourceFieldRef")) {
+            (true, second) => {
+                object_field(at(file, "fieldRef"), true, &path.child("fieldRef"), errors);
+                if second {
+                    errors.invalid(
+                        &path,
+                        "resource",
+                        "fieldRef and resourceFieldRef can not be specified simultaneously",
+                    );
+                }
+            }
+            (false, true) => {
+                resource_field(at(file, "resourceFieldRef"), true, &path.child("resourceFieldRef"), errors);
+            }
+            (false, false) => {
+                errors.required(&path.child("fieldRef"), "one of fieldRef and resourceFieldRef is required")
+            }
+        }
+        mode(file, "mode", &path, errors);
+    }
+}
+
+fn projected(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let list = path.child("sources");
+    for (i, source) in items(value, "sources").iter().enumerate() {
+        let at_i = list.index(i);
+        let mut count = 0;
+        for name in [
+            "secret",
+            "configMap",
+            "downwardAPI",
+            "serviceAccountToken",
+            "clusterTrustBundle",
+            "podCertificate",
+        ] {
+            if !has(source, name) {
+                continue;
+            }
+            let (inner, path) = (at(source, name), at_i.child(name));
+            count += 1;
+            if count > 1 {
+                errors.forbidden(&path, "may not specify more than 1 volume type per source");
+                continue;
+            }
+            match name {
+                "secret" | "configMap" => {
+                    required(inner, "name", &path, errors);
+                    keys(inner, &path, errors);
+                }
+                "downwardAPI" => downward(inner, &path, errors),
+                "serviceAccountToken" => {
+                    let seconds = int(inner, "expirationSeconds").unwrap_or(3600);
+                    if seconds < 600 {
+                        errors.invalid(
+                            &path.child("expirationSeconds"),
+                            seconds,
+                            "may not specify a duration less than 10 minutes",
+                        );
+                    } else if seconds > 1 << 32 {
+                        errors.invalid(
+                            &path.child("expirationSeconds"),
+                            seconds,
+                            "may not specify a duration larger than 2^32 seconds",
+                        );
+                    }
+                    required(inner, "path", &path, errors);
+                    local_path(text(inner, "path"), &path.child("path"), errors);
+                }
+                _ => {}
+            }
+        }
+        if count == 0 {
+            errors.required(&at_i, "must specify a volume source");
+        }
+    }
+}

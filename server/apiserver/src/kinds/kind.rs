@@ -1,0 +1,288 @@
+//! A kind as a row: its names and the few functions in which it differs from every other.
+
+use super::Strategy;
+use super::support::{is_set, same};
+use machinery::field::{FieldErrors, Path};
+use machinery::meta;
+use machinery::names::{self, NameCheck};
+use serde_json::{Map, Value};
+
+type Default = fn(&mut Value);
+type Update = fn(&mut Value, &Value, &str);
+type Validate = fn(&Value, &mut FieldErrors);
+type ValidateUpdate = fn(&Value, &Value, &str, &mut FieldErrors);
+type Select = fn(&Value) -> Vec<(&'static str, String)>;
+type Grace = fn(&Value, Option<i64>) -> Option<i64>;
+type Warn = fn(&Value, Option<&Value>) -> Vec<String>;
+
+const META: Path<'static> = Path::new("metadata");
+
+/// One built-in kind, in its storage version.
+pub struct Kind {
+    pub group: &'static str,
+    pub kind: &'static str,
+    pub namespaced: bool,
+    name: NameCheck,
+    /// Has a status the main resource may not write.
+    status: bool,
+    /// A status sent with a create is kept.
+    keeps_status: bool,
+    /// Members whose change counts as a new generation; none: generations are not counted.
+    generation: &'static [&'static str],
+    default: Option<Default>,
+    create: Option<Default>,
+    update: Option<Update>,
+    validate: Option<Validate>,
+    validate_update: Option<ValidateUpdate>,
+    select: Option<Select>,
+    grace: Option<Grace>,
+    warn: Option<Warn>,
+}
+
+impl Kind {
+    const fn new(group: &'static str, kind: &'static str, namespaced: bool) -> Self {
+        Kind {
+            group,
+            kind,
+            namespaced,
+            name: names::name_is_subdomain,
+            status: false,
+            keeps_status: false,
+            generation: &[],
+            default: None,
+            create: None,
+            update: None,
+            validate: None,
+            validate_update: None,
+            select: None,
+            grace: None,
+            warn: None,
+        }
+    }
+
+    pub const fn namespaced(group: &'static str, kind: &'static str) -> Self {
+        Self::new(group, kind, true)
+    }
+
+    pub const fn cluster(group: &'static str, kind: &'static str) -> Self {
+        Self::new(group, kind, false)
+    }
+
+    /// How its objects may be named, where that is not a DNS subdomain.
+    pub const fn named(mut self, check: NameCheck) -> Self {
+        self.name = check;
+        self
+    }
+
+    /// Writes to the main resource leave `status`, writes to `/status` leave the rest.
+    pub const fn status(mut self) -> Self {
+        self.status = true;
+        self
+    }
+
+    /// [`status`](Self::status), and what a create says of it stays.
+    pub const fn created_with_status(mut self) -> Self {
+        self.status = true;
+        self.keeps_status = true;
+        self
+    }
+
+    /// Counts generations by changes of `spec`.
+    pub const fn generation(self) -> Self {
+        self.generation_by(&["spec"])
+    }
+
+    pub const fn generation_by(mut self, members: &'static [&'static str]) -> Self {
+        self.generation = members;
+        self
+    }
+
+    pub const fn default(mut self, f: Default) -> Self {
+        self.default = Some(f);
+        self
+    }
+
+    pub const fn on_create(mut self, f: Default) -> Self {
+        self.create = Some(f);
+        self
+    }
+
+    /// Runs after status was split off and before the generation is counted.
+    pub const fn on_update(mut self, f: Update) -> Self {
+        self.update = Some(f);
+        self
+    }
+
+    /// Checks of the whole object, on create and on updates of the main resource.
+    pub const fn validate(mut self, f: Validate) -> Self {
+        self.validate = Some(f);
+        self
+    }
+
+    /// Checks of a change, besides [`validate`](Self::validate).
+    pub const fn validate_update(mut self, f: ValidateUpdate) -> Self {
+        self.validate_update = Some(f);
+        self
+    }
+
+    pub const fn select(mut self, f: Select) -> Self {
+        self.select = Some(f);
+        self
+    }
+
+    pub const fn grace(mut self, f: Grace) -> Self {
+        self.grace = Some(f);
+        self
+    }
+
+    pub const fn warn(mut self, f: Warn) -> Self {
+        self.warn = Some(f);
+        self
+    }
+}
+
+fn set_generation(object: &mut Value, generation: i64) {
+    meta::set(object, "generation", generation);
+}
+
+/// Puts `old`'s member in place of `object`'s, absent if it was.
+pub(super) fn carry(object: &mut Value, old: &Value, member: &str) {
+    let Some(map) = object.as_object_mut() else { return };
+    match old.get(member) {
+        Some(value) => {
+            map.insert(member.to_string(), value.clone());
+        }
+        None => {
+            map.remove(member);
+        }
+    }
+}
+
+/// Everything but `status` is the old object's; of the metadata, what the registry owns is left to it.
+fn keep_only_status(object: &mut Value, old: &Value) {
+    let members: Vec<String> = object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, _)| k.clone())
+        .chain(old.as_object().into_iter().flatten().map(|(k, _)| k.clone()))
+        .filter(|k| !matches!(k.as_str(), "status" | "metadata" | "apiVersion" | "kind"))
+        .collect();
+    for member in members {
+        carry(object, old, &member);
+    }
+}
+
+fn carry_generation(object: &mut Value, old: &Value) {
+    match meta::generation(old) {
+        0 => drop(meta::take(object, "generation")),
+        generation => set_generation(object, generation),
+    }
+}
+
+impl Strategy for &'static Kind {
+    fn default(&self, object: &mut Value) {
+        if let Some(f) = self.default {
+            f(object);
+        }
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        if self.status && !self.keeps_status && object.is_object() {
+            object["status"] = Value::Object(Map::new());
+        }
+        if self.generation.is_empty() {
+            meta::take(object, "generation");
+        } else {
+            set_generation(object, 1);
+        }
+        if let Some(f) = self.create {
+            f(object);
+        }
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: &str) {
+        if self.status && subresource.is_empty() {
+            carry(object, old, "status");
+        }
+        if self.status && subresource == "status" {
+            keep_only_status(object, old);
+        }
+        if let Some(f) = self.update {
+            f(object, old, subresource);
+        }
+        if self.generation.is_empty() {
+            carry_generation(object, old);
+            return;
+        }
+        let changed = self.generation.iter().any(|m| !same(object.get(m), old.get(m)));
+        // Going into deletion is a new generation too.
+        let deleted = is_set(object.get("metadata"), "deletionTimestamp")
+            && !is_set(old.get("metadata"), "deletionTimestamp");
+        if changed || deleted {
+            set_generation(object, meta::generation(old) + 1);
+        } else {
+            carry_generation(object, old);
+        }
+    }
+
+    fn validate(&self, object: &Value) -> FieldErrors {
+        let mut errors = meta::validate(object, self.namespaced, self.name, &META);
+        if let Some(f) = self.validate {
+            f(object, &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, subresource: &str) -> FieldErrors {
+        let mut errors = meta::validate_update(object, old, &META);
+        // The registry checked the version against the store's; an absent one means "whatever is there".
+        errors.0.retain(|e| e.path != "metadata.resourceVersion");
+        if let Some(f) = self.validate_update {
+            f(object, old, subresource, &mut errors);
+        }
+        let main = matches!(subresource, "" | "scale");
+        if let Some(f) = self.validate.filter(|_| main) {
+            let mut more = FieldErrors::new();
+            f(object, &mut more);
+            // What was stored already may stay as it is.
+            if !more.is_empty() {
+                let mut before = FieldErrors::new();
+                f(old, &mut before);
+                more.0.retain(|e| !before.0.contains(e) && !errors.0.contains(e));
+                errors.extend(more);
+            }
+        }
+        errors
+    }
+
+    fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        self.warn.map_or_else(Vec::new, |f| f(object, old))
+    }
+
+    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        self.select.map_or_else(Vec::new, |f| f(object))
+    }
+
+    fn grace_period(&self, object: &Value, requested: Option<i64>) -> Option<i64> {
+        self.grace.and_then(|f| f(object, requested))
+    }
+}
+
+/// Kinds without a row: nothing is known of them but the habit of `spec` and `status`.
+pub(super) struct Unlisted;
+
+impl Strategy for Unlisted {
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: &str) {
+        match subresource {
+            "" if old.get("status").is_some() => carry(object, old, "status"),
+            "status" => keep_only_status(object, old),
+            _ => {}
+        }
+        if meta::generation(old) > 0 && !same(object.get("spec"), old.get("spec")) {
+            set_generation(object, meta::generation(old) + 1);
+        } else {
+            carry_generation(object, old);
+        }
+    }
+}
