@@ -77,6 +77,7 @@ impl ApiServer {
         let request = target.admission(Operation::Create, &name, None, &options, dry_run);
         self.admit(&request, &mut object).await?;
         strategy.prepare_for_create(&mut object);
+        strategy.attribute(&mut object, target.user);
         schemas::default(resource, &mut object);
         if !managed {
             schemas::manage_update(resource, None, &mut object, &target.manager, target.subresource);
