@@ -64,20 +64,13 @@ pub async fn start(
 
     let security = apiserver::security::build(&pki, cache.clone(), SecurityConfig::default())
         .map_err(|e| anyhow::anyhow!("set up authentication: {e}"))?;
-    let apiserver::security::Security { authenticator, authorizer, plugins, token_requests, bearer_tokens, published, .. } =
-        security;
-    let mut config =
-        apiserver::Config::new(cache.clone(), authenticator.authenticators.clone(), authorizer, plugins);
-    config.anonymous = authenticator.anonymous.clone();
-    config.tokens = Some(token_requests);
-    config.bearer = Some(bearer_tokens);
+    let mut config = apiserver::Config::secure(cache, security);
     config.advertise = Some((IpAddr::V4(advertise), port));
     config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
     let kubelet_tls = kubelet_tls(&pki, &kubelet_client)?;
     config.kubelet = Some(Arc::new(move || kubelet_tls.clone()));
     let server = ApiServer::new(config)?;
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
-    apiserver::bootstrap::run(cache, Arc::new(server.clone()), &published).await.context("write the default objects")?;
 
     let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
     let verifier = kit::pki::ClientVerifier::new(&[pki.ca.certificate(), pki.front_proxy_ca.certificate()])?;

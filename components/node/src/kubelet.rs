@@ -316,7 +316,7 @@ fn apply(shared: &Arc<Shared>, pods: &Pods, mut pod: Pod, inventory: Option<&Inv
     };
     if let Some((reason, message)) = &verdict {
         tracing::info!(pod = identity(&pod).0, reason, message, "pod not admitted");
-        shared.recorder.pod(&pod, Kind::Warning, leaked_reason(reason), message.clone());
+        shared.recorder.pod(&pod, Kind::Warning, event_reason(reason), message.clone());
     }
     let needs = pod.spec.as_ref().map(Use::of).unwrap_or_default();
     let kept = Arc::new(pod.clone());
@@ -325,7 +325,7 @@ fn apply(shared: &Arc<Shared>, pods: &Pods, mut pod: Pod, inventory: Option<&Inv
 }
 
 /// Event reasons are static words.
-fn leaked_reason(reason: &str) -> &'static str {
+fn event_reason(reason: &str) -> &'static str {
     match reason {
         "NodeAffinity" => "NodeAffinity",
         "TaintToleration" => "TaintToleration",

@@ -298,7 +298,10 @@ pub fn validate_metadata(resource: &Resource, object: &Value) -> FieldErrors {
         return FieldErrors::default();
     }
     let path = Path::new("metadata");
-    machinery::meta::validate(object, resource.namespaced, names::name_is_subdomain, &path)
+    // RBAC's names hold colons.
+    let rbac = resource.custom.is_none() && resource.group == "rbac.authorization.k8s.io";
+    let name = if rbac { names::path_segment } else { names::name_is_subdomain };
+    machinery::meta::validate(object, resource.namespaced, name, &path)
 }
 
 pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value) -> FieldErrors {

@@ -8,6 +8,8 @@ pub mod backoff;
 pub mod conditions;
 pub mod observed;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 pub mod resources;
 pub mod start;
 pub mod status;

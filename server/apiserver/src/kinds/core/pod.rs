@@ -478,6 +478,7 @@ mod tests {
         let update = |f: &dyn Fn(&mut Value)| {
             let mut new = old.clone();
             f(&mut new);
+            (&POD).default(&mut new);
             (&POD).prepare_for_update(&mut new, &old, "");
             (
                 (&POD).validate_update(&new, &old, "").0.iter().map(ToString::to_string).collect::<Vec<_>>(),
