@@ -75,7 +75,8 @@ pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
         ensure(server, "", "namespaces", namespace, |_| None).await?;
     }
     ensure(server, "", "services", service(server), |_| None).await?;
-    if let Some((ip, port)) = server.config.advertise {
+    // A loopback address is of no use to pods, and no valid endpoint.
+    if let Some((ip, port)) = server.config.advertise.filter(|(ip, _)| !ip.is_loopback()) {
         let endpoints = json!({
             "kind": "Endpoints", "apiVersion": "v1",
             "metadata": {
