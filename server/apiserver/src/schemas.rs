@@ -283,9 +283,9 @@ pub fn fill(resource: &Resource, object: Value) -> Value {
 }
 
 /// What only the schema can check: custom resources.
-pub fn validate(resource: &Resource, object: &Value, old: Option<&Value>) -> FieldErrors {
+pub fn validate(resource: &Resource, object: &Value) -> FieldErrors {
     match &resource.custom {
-        Some(custom) => custom.validate(object, old),
+        Some(custom) => custom.validate(object),
         None => FieldErrors::default(),
     }
 }
@@ -311,13 +311,6 @@ pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value
     let mut errors = machinery::meta::validate_update(object, old, &path);
     errors.0.retain(|e| e.path != "metadata.resourceVersion");
     errors
-}
-
-/// The split between a custom resource and its status; built-in strategies do their own.
-pub fn prepare_status(resource: &Resource, object: &mut Value, old: &Value, subresource: &str) {
-    if let Some(custom) = &resource.custom {
-        custom.prepare_for_update(object, old, subresource);
-    }
 }
 
 const STATUS: &[&[&str]] = &[&["status"]];

@@ -7,6 +7,7 @@ use crate::http::options::{FieldValidation, WriteOptions};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, meta};
 use crate::status::ApiError;
+use futures::future::{BoxFuture, try_join_all};
 use serde_json::{Value, json};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -67,15 +68,20 @@ pub(crate) fn keep(server: &ApiServer) {
 }
 
 pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
+    // Together, so that they share one commit.
+    let mut all: Vec<BoxFuture<'_, Result<(), ApiError>>> = Vec::new();
     for name in NAMESPACES {
         let namespace = json!({
             "kind": "Namespace", "apiVersion": "v1",
             "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
         });
-        ensure(server, "", "namespaces", namespace, |_| None).await?;
+        all.push(Box::pin(ensure(server, "", "namespaces", namespace, |_| None)));
     }
-    ensure(server, "", "services", service(server), |_| None).await?;
-    if let Some((ip, port)) = server.config.advertise {
+    try_join_all(all).await?;
+    let mut all: Vec<BoxFuture<'_, Result<(), ApiError>>> = Vec::new();
+    all.push(Box::pin(ensure(server, "", "services", service(server), |_| None)));
+    // A loopback address is of no use to pods, and no valid endpoint.
+    if let Some((ip, port)) = server.config.advertise.filter(|(ip, _)| !ip.is_loopback()) {
         let endpoints = json!({
             "kind": "Endpoints", "apiVersion": "v1",
             "metadata": {
@@ -88,7 +94,9 @@ pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
             }],
         });
         let wanted = endpoints["subsets"].clone();
-        ensure(server, "", "endpoints", endpoints, move |old| replace(old, "subsets", &wanted)).await?;
+        all.push(Box::pin(ensure(server, "", "endpoints", endpoints, move |old| {
+            replace(old, "subsets", &wanted)
+        })));
         let slice = json!({
             "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
             "metadata": {
@@ -100,14 +108,13 @@ pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         });
         let (endpoints, ports) = (slice["endpoints"].clone(), slice["ports"].clone());
-        ensure(server, "discovery.k8s.io", "endpointslices", slice, move |old| {
+        all.push(Box::pin(ensure(server, "discovery.k8s.io", "endpointslices", slice, move |old| {
             let changed = replace(old, "endpoints", &endpoints);
             let base = changed.as_ref().unwrap_or(old);
             replace(base, "ports", &ports).or(changed)
-        })
-        .await?;
+        })));
     }
-    Ok(())
+    try_join_all(all).await.map(|_| ())
 }
 
 fn service(server: &ApiServer) -> Value {

@@ -164,12 +164,15 @@ fn plan(resource: &Resource, old: &Value, options: &DeleteOptions) -> Result<Pla
     }
     let mut marked = old.clone();
     meta::set(&mut marked, "deletionTimestamp", meta::time(Utc::now() + Duration::seconds(seconds)));
-    meta::set(&mut marked, "deletionGracePeriodSeconds", seconds);
     meta::set_finalizers(&mut marked, &wanted);
+    let namespace = resource.plural == "namespaces" && resource.group.is_empty();
+    if !namespace {
+        meta::set(&mut marked, "deletionGracePeriodSeconds", seconds);
+    }
     if let Some(generation) = old["metadata"]["generation"].as_i64().filter(|g| *g > 0) {
         meta::set(&mut marked, "generation", generation + 1);
     }
-    if resource.plural == "namespaces" && resource.group.is_empty() {
+    if namespace {
         marked["status"]["phase"] = "Terminating".into();
     }
     Ok(Plan::Mark(marked))

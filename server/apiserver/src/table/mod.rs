@@ -6,6 +6,7 @@ mod others;
 mod words;
 
 pub use words::human_duration;
+pub(crate) use words::since;
 
 use crate::resolve::Resource;
 use crate::status::ApiError;
