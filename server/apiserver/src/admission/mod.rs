@@ -8,7 +8,7 @@ mod node_restriction;
 mod node_taint;
 mod pod_security;
 mod priority;
-// mod quota;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod storage;
@@ -16,7 +16,7 @@ mod support;
 mod tolerations;
 // mod webhooks;
 
-// pub use quota::QuotaController;
+pub use quota::QuotaController;
 // pub use webhooks::WebhookTransport;
 
 use crate::authentication::UserInfo;
@@ -144,6 +144,7 @@ pub fn plugins(
         Arc::new(certificates::CertificateSigning::new(a())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(ingress::DefaultIngressClass::new(r())),
+        Arc::new(quota::ResourceQuota::new(r())),
     ];
     all.extend(rest);
     all

@@ -101,6 +101,12 @@ impl ApiServer {
         })
     }
 
+    /// Warnings of admission plugins for an accepted object.
+    pub(crate) fn admission_warnings(&self, request: &Request<'_>, object: &Value) -> Vec<String> {
+        let plugins = self.config.admission.iter().filter(|plugin| plugin.handles(request));
+        plugins.flat_map(|plugin| plugin.warnings(request, object)).collect()
+    }
+
     pub(crate) fn admit_validating<'a>(
         &'a self,
         request: &'a Request<'a>,
