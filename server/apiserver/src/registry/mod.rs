@@ -136,7 +136,8 @@ impl ApiServer {
 fn denied(d: Denied, request: &Request<'_>) -> ApiError {
     let name = request.name;
     match (d.code, d.reason) {
-        (403, _) | (0, _) => ApiError::forbidden(request.group, request.resource, name, &d.message),
+        // A refusal without a reason is complete as it is: a webhook's.
+        (403, "Forbidden") | (0, _) => ApiError::forbidden(request.group, request.resource, name, &d.message),
         (code, reason) => ApiError::bad_request(d.message).with_code(code, reason),
     }
 }
