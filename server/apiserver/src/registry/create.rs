@@ -100,6 +100,7 @@ impl ApiServer {
         for text in strategy.warnings(&object, None) {
             warnings.push(text);
         }
+        warnings.extend(self.admission_warnings(&request, &object));
         self.admit_validating(&request, Some(&object)).await?;
         if dry_run {
             // Nothing is written, but a taken name is still an error.
