@@ -109,6 +109,7 @@ pub async fn run(
         ("ttl-after-finished", Box::pin(crate::job::run_ttl(cx.clone()))),
         ("cronjob", Box::pin(crate::cronjob::run(cx.clone()))),
         ("disruption", Box::pin(crate::disruption::run(cx.clone()))),
+        ("resourcequota", Box::pin(crate::quota::run(cx.clone()))),
         ("nodelifecycle", Box::pin(crate::nodes::run_lifecycle(cx.clone()))),
         ("tainteviction", Box::pin(crate::nodes::run_eviction(cx.clone()))),
         ("podgc", Box::pin(crate::nodes::run_podgc(cx.clone()))),

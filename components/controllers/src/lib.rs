@@ -15,6 +15,7 @@ pub mod gc;
 pub mod job;
 pub mod namespace;
 pub mod nodes;
+pub mod quota;
 pub mod replicaset;
 pub mod rootca;
 pub mod served;

@@ -134,9 +134,7 @@ pub fn decode(
     let mode = strictness(validation);
     let decoded = match encoding {
         Encoding::Json => codec::decode(bytes, schema, root, mode),
-        Encoding::Yaml => {
-            codec::yaml::decode(bytes).and_then(|value| codec::decode_value(value, schema, root, mode))
-        }
+        Encoding::Yaml => codec::yaml::decode_as(bytes, schema, root, mode),
         Encoding::Protobuf => {
             let value =
                 codec::protobuf::decode(bytes, schema, root).map_err(|e| unreadable(e.to_string()))?;

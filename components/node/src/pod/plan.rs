@@ -279,8 +279,12 @@ fn mains(view: &View<'_>, spec: &PodSpec, plan: &mut Plan) {
         match view.observed.latest(&c.name) {
             None => start(view, &c.name, plan),
             Some(st) if st.state == ContainerState::Running => {
+                let wanted = c.image.as_deref().unwrap_or_default();
                 if let Some(message) = view.memory.unhealthy.get(&st.id) {
                     kill(view, st, message, plan);
+                } else if !st.image_ref.is_empty() && st.image_ref != wanted {
+                    let message = format!("Container {} definition changed, will be restarted", c.name);
+                    kill(view, st, &message, plan);
                 }
             }
             Some(st) if st.state == ContainerState::Exited && !restarts(spec, c, st) => {}

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use node::{Config, NetworkError, PodIps, PodNetRequest, PodNetwork};
 use runtime::Runtime;
 use runtime::builtin::{Builtin, BuiltinFile, FileContent, Options, Registries};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,8 @@ pub struct Bed {
     pub network: Arc<Paper>,
     pub options: Options,
     pub dir: tempfile::TempDir,
+    /// The CA and the API server's client certificate.
+    trust: Option<(CertificateDer<'static>, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     stop: kit::Shutdown,
     task: Option<tokio::task::JoinHandle<()>>,
 }
@@ -100,6 +103,7 @@ impl Bed {
             network: Arc::default(),
             options,
             dir,
+            trust: None,
             stop: kit::Shutdown::new(),
             task: None,
         };
@@ -109,11 +113,25 @@ impl Bed {
 
     /// Starts the agent and waits until its node is Ready.
     pub async fn start(&mut self) {
-        let key = rcgen::generate_simple_self_signed(vec!["n1".into()]).expect("certificate");
-        let chain = vec![key.cert.der().clone()];
-        let secret =
-            rustls::pki_types::PrivateKeyDer::try_from(key.signing_key.serialize_der()).expect("key");
-        let tls = node::tls_config(chain.clone(), secret, chain).expect("tls");
+        let secret = |key: &rcgen::KeyPair| {
+            rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).expect("key")
+        };
+        let mut root = rcgen::CertificateParams::new(Vec::new()).expect("params");
+        root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root_key = rcgen::KeyPair::generate().expect("key");
+        let ca = root.self_signed(&root_key).expect("signed").der().clone();
+        let issuer = rcgen::Issuer::new(root, root_key);
+        let leaf = |name: &str| {
+            let mut params = rcgen::CertificateParams::new(vec!["n1".to_owned()]).expect("params");
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            let key = rcgen::KeyPair::generate().expect("key");
+            let cert = params.signed_by(&key, &issuer).expect("signed").der().clone();
+            (vec![cert], secret(&key))
+        };
+        let (chain, key) = leaf("n1");
+        let tls = node::tls_config(chain, key, vec![ca.clone()]).expect("tls");
+        let (chain, key) = leaf("kube-apiserver-kubelet-client");
+        self.trust = Some((ca, chain, key));
         let data = camino::Utf8PathBuf::from_path_buf(self.dir.path().join("node")).expect("utf8");
         let mut config = Config::new("n1", data, Arc::new(tls));
         config.addresses = vec!["127.0.0.1".parse().expect("ip")];
@@ -130,6 +148,29 @@ impl Bed {
             conditions.as_array().into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
         };
         self.api.wait("/api/v1/nodes/n1", "node Ready", ready).await;
+    }
+
+    /// A connection to the kubelet API, with or without the API server's certificate.
+    pub async fn connect(&self, known: bool) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+        let (ca, chain, key) = self.trust.as_ref().expect("started");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.clone()).expect("ca");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots);
+        let config = if known {
+            builder.with_client_auth_cert(chain.clone(), key.clone_key()).expect("certificate")
+        } else {
+            builder.with_no_client_auth()
+        };
+        let node = self.api.get("/api/v1/nodes/n1").expect("node");
+        let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().expect("port");
+        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", u16::try_from(port).expect("port"))).await;
+        let name = "n1".try_into().expect("name");
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        connector.connect(name, tcp.expect("connects")).await.expect("handshake")
     }
 
     pub async fn halt(&mut self) {

@@ -8,16 +8,16 @@ mod node_restriction;
 mod node_taint;
 mod pod_security;
 mod priority;
-// mod quota;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod storage;
 mod support;
 mod tolerations;
-// mod webhooks;
+mod webhooks;
 
-// pub use quota::QuotaController;
-// pub use webhooks::WebhookTransport;
+pub use quota::QuotaController;
+pub use webhooks::{Endpoint, WebhookTransport};
 
 use crate::authentication::UserInfo;
 use crate::authorization::Authorizer;
@@ -113,6 +113,8 @@ pub struct AdmissionConfig {
     /// Turns StorageObjectInUseProtection on. Only where a controller takes the finalizers off again: without one,
     /// claims and volumes could never be deleted.
     pub protect_storage: bool,
+    /// How webhooks are reached; `None`: over HTTPS.
+    pub webhooks: Option<Arc<dyn WebhookTransport>>,
 }
 
 /// Every plugin, in upstream's order.
@@ -144,6 +146,9 @@ pub fn plugins(
         Arc::new(certificates::CertificateSigning::new(a())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(ingress::DefaultIngressClass::new(r())),
+        Arc::new(webhooks::MutatingAdmissionWebhook::new(r(), config.webhooks.clone())),
+        Arc::new(webhooks::ValidatingAdmissionWebhook::new(r(), config.webhooks.clone())),
+        Arc::new(quota::ResourceQuota::new(r())),
     ];
     all.extend(rest);
     all

@@ -85,6 +85,7 @@ impl ApiServer {
         let request = target.admission(Operation::Create, &name, None, &options, dry_run);
         self.admit(&request, &mut object).await?;
         strategy.prepare_for_create(&mut object);
+        strategy.attribute(&mut object, target.user);
         schemas::default(resource, &mut object);
         if !managed {
             schemas::manage_update(resource, None, &mut object, &target.manager, target.subresource);
@@ -99,6 +100,7 @@ impl ApiServer {
         for text in strategy.warnings(&object, None) {
             warnings.push(text);
         }
+        warnings.extend(self.admission_warnings(&request, &object));
         self.admit_validating(&request, Some(&object)).await?;
         if dry_run {
             // Nothing is written, but a taken name is still an error.

@@ -106,6 +106,7 @@ impl ApiServer {
             }
         }
         warnings.extend(strategy.warnings(&new, Some(old)));
+        warnings.extend(self.admission_warnings(&request, &new));
         self.admit_validating(&request, Some(&new)).await?;
         meta::set_revision(&mut new, revision);
         if dry_run {

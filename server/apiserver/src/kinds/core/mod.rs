@@ -20,6 +20,7 @@ mod security;
 mod service;
 mod volume;
 mod volumes;
+pub(super) mod warnings;
 
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::endpoint_ip;

@@ -17,7 +17,8 @@ pub(super) const KIND: Kind = Kind::namespaced("", "Pod")
     .validate(validate)
     .validate_update(validate_update)
     .select(select)
-    .grace(grace);
+    .grace(grace)
+    .warn(|o, old| super::warnings::pod(at(o, "spec"), old.map(|o| at(o, "spec")), "spec"));
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
