@@ -80,6 +80,7 @@ pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
     try_join_all(all).await?;
     let mut all: Vec<BoxFuture<'_, Result<(), ApiError>>> = Vec::new();
     all.push(Box::pin(ensure(server, "", "services", service(server), |_| None)));
+    all.push(Box::pin(service_range(server)));
     // A loopback address is of no use to pods, and no valid endpoint.
     if let Some((ip, port)) = server.config.advertise.filter(|(ip, _)| !ip.is_loopback()) {
         let endpoints = json!({
@@ -115,6 +116,39 @@ pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
         })));
     }
     try_join_all(all).await.map(|_| ())
+}
+
+/// The ServiceCIDR that stands for the configured range, ready from the start.
+async fn service_range(server: &ApiServer) -> Result<(), ApiError> {
+    const GROUP: &str = "networking.k8s.io";
+    let range = json!({
+        "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [server.config.service_cidr.to_string()]},
+    });
+    ensure(server, GROUP, "servicecidrs", range, |_| None).await?;
+    let Some(resource) = server.index.load().stored(GROUP, "servicecidrs").cloned() else { return Ok(()) };
+    let (user, options) = (user(), options());
+    let target = Target {
+        resource: &resource,
+        subresource: "status",
+        namespace: "",
+        name: "kubernetes",
+        user: &user,
+        options: &options,
+        manager: options.field_manager.clone(),
+    };
+    let change = Box::new(|old: &Value| {
+        let mut new = old.clone();
+        if old["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
+            new["status"]["conditions"] = json!([{
+                "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": meta::now(),
+                "message": "Kubernetes default Service CIDR is ready",
+            }]);
+        }
+        Ok(Wanted::plain(new))
+    });
+    server.update(&target, change, Mode::default(), &mut Vec::new()).await.map(|_| ())
 }
 
 fn service(server: &ApiServer) -> Value {

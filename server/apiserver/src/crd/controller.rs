@@ -50,10 +50,10 @@ fn definitions(server: &ApiServer) -> Vec<Value> {
 async fn sync(server: &ApiServer) {
     let all = definitions(server);
     for one in &all {
-        if let Some(change) = wanted_status(server, one, &all) {
-            if let Err(error) = write(server, meta::name(one), change).await {
-                tracing::debug!(definition = meta::name(one), %error, "a definition's status was not written");
-            }
+        if let Some(change) = wanted_status(server, one, &all)
+            && let Err(error) = write(server, meta::name(one), change).await
+        {
+            tracing::debug!(definition = meta::name(one), %error, "a definition's status was not written");
         }
     }
     // Established in our own view is enough to serve; the status that says so may still be on its way.

@@ -37,9 +37,26 @@ impl ApiServer {
         target: &Target<'_>,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
+        self.delete_with(target, options, false).await
+    }
+
+    /// A delete that admission has agreed to already, under another name.
+    pub(crate) async fn delete_admitted(
+        &self,
+        target: &Target<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ApiError> {
+        self.delete_with(target, options, true).await
+    }
+
+    async fn delete_with(
+        &self,
+        target: &Target<'_>,
+        options: &DeleteOptions,
+        mut admitted: bool,
+    ) -> Result<Deleted, ApiError> {
         let resource = target.resource;
         let mut current = self.storage.current(resource, target.namespace, target.name).await?;
-        let mut admitted = false;
         for _ in 0..ATTEMPTS {
             let Some((mut old, revision)) = current else { return Err(target.not_found()) };
             check_preconditions(target, options, &old)?;

@@ -3,6 +3,7 @@
 mod apps;
 mod core;
 mod others;
+mod volumes;
 mod words;
 
 pub use words::human_duration;
