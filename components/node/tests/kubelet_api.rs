@@ -171,12 +171,12 @@ async fn exec_over_spdy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn port_forward_over_a_tunnel() {
     let Some(bed) = Bed::new().await else { return };
-    let echo = "busybox nc -lk -p 8080 -e /bin/cat & echo up > /tmp/up; while :; do sleep 0.1; done";
-    let path = bed.pod("echo", json!({"containers": [shell("main", echo)]}));
-    let pod = bed.ready(&path).await;
-    while !bed.exec(&pod, "busybox netstat -ltn").await.contains(":8080") {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let web = "busybox mkdir -p /www; echo pong > /www/ping; exec busybox httpd -f -p 8080 -h /www";
+    let mut c = shell("main", web);
+    let look = ["busybox", "wget", "-q", "-O", "-", "http://127.0.0.1:8080/ping"];
+    c["readinessProbe"] = json!({"exec": {"command": look}, "periodSeconds": 1});
+    let path = bed.pod("echo", json!({"containers": [c]}));
+    bed.ready(&path).await;
     let mut io = bed.connect(true).await;
     let (code, head) =
         ask(&mut io, "/portForward/default/echo", &socket_headers("SPDY/3.1+portforward.k8s.io")).await;
@@ -213,9 +213,10 @@ async fn port_forward_over_a_tunnel() {
         peer.open(n * 4 + 1, &error).await;
         peer.open(n * 4 + 3, &data).await;
     }
-    peer.send(Frame::Data { stream: 3, fin: false, data: Bytes::from_static(b"ping") }).await;
+    peer.send(Frame::Data { stream: 3, fin: false, data: Bytes::from_static(b"GET /ping HTTP/1.0\r\n\r\n") })
+        .await;
     let mut got: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-    while got.get(&3).is_none_or(|d| d != b"ping") || got.get(&5).is_none_or(Vec::is_empty) {
+    while got.get(&3).is_none_or(|d| !d.ends_with(b"pong\n")) || got.get(&5).is_none_or(Vec::is_empty) {
         match peer.next().await.expect("more") {
             Frame::Data { stream, data, .. } => got.entry(stream).or_default().extend_from_slice(&data),
             _ => continue,

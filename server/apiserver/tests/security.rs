@@ -54,6 +54,20 @@ impl World {
         answer(self.server.service().oneshot(request).await.unwrap()).await
     }
 
+    /// Asks until the answer has this code: reads follow writes after a moment.
+    async fn until(&self, user: &UserInfo, path: &str, wanted: u16) {
+        let mut last = Value::Null;
+        for _ in 0..400 {
+            let (code, answer) = self.call(user, Method::GET, path, Value::Null).await;
+            if code == wanted {
+                return;
+            }
+            last = answer;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("{path} never answers {wanted}: {last:#}");
+    }
+
     async fn must(&self, method: Method, path: &str, body: Value) -> Value {
         let (code, answer) = self.call(&admin(), method, path, body).await;
         assert!(code < 300, "{path}: {answer:#}");
@@ -81,13 +95,7 @@ where
 }
 
 async fn wait_for(world: &World, path: &str) {
-    for _ in 0..200 {
-        if world.call(&admin(), Method::GET, path, Value::Null).await.0 == 200 {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    panic!("{path} does not appear");
+    world.until(&admin(), path, 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,14 +146,13 @@ async fn refusals_say_what_upstream_says() {
     );
     let (code, _) = world.token_call("nonsense", "/api/v1/namespaces").await;
     assert_eq!(code, 401);
-    // A binding works with the next request.
+    // A binding works as soon as the cache shows it.
     let binding = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
         "metadata": {"name": "view"}, "subjects": [{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}],
         "roleRef": {"kind": "ClusterRole", "name": "view", "apiGroup": "rbac.authorization.k8s.io"}});
     let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
     world.must(Method::POST, bindings, binding.clone()).await;
-    let (code, answer) = world.call(&jane, Method::GET, "/api/v1/namespaces/default/pods", Value::Null).await;
-    assert_eq!(code, 200, "{answer:#}");
+    world.until(&jane, "/api/v1/namespaces/default/pods", 200).await;
     // Jane may not grant what she does not hold.
     let mut grant = binding.clone();
     grant["metadata"]["name"] = json!("grant");
@@ -157,6 +164,7 @@ async fn refusals_say_what_upstream_says() {
     bound["metadata"]["name"] = json!("binder");
     bound["roleRef"] = json!({"kind": "Role", "name": "binder", "apiGroup": "rbac.authorization.k8s.io"});
     world.must(Method::POST, bindings, bound).await;
+    wait_for(&world, &format!("{bindings}/binder")).await;
     let (code, answer) = world.call(&jane, Method::POST, bindings, grant).await;
     assert_eq!(code, 403, "{answer:#}");
     assert!(
@@ -242,7 +250,7 @@ async fn a_kubelet_sees_its_own_and_nothing_else() {
         "volumes": [{"name": "s", "secret": {"secretName": "s"}}], "containers": [{"name": "c", "image": "x"}]}});
     world.must(Method::POST, "/api/v1/namespaces/default/pods", pod).await;
     wait_for(&world, "/api/v1/namespaces/default/pods/p").await;
-    assert_eq!(world.call(&kubelet("n1"), Method::GET, path, Value::Null).await.0, 200);
+    world.until(&kubelet("n1"), path, 200).await;
     let (code, answer) = world.call(&kubelet("n2"), Method::GET, path, Value::Null).await;
     assert_eq!(code, 403);
     let message = answer["message"].as_str().unwrap();

@@ -95,8 +95,8 @@ pub fn is_sidecar(c: &Container) -> bool {
 /// What the scheduler counts: main containers and sidecars together, or the hungriest init container with the sidecars
 /// before it; pod-level requests replace the sum; overhead comes on top.
 pub fn pod_request(spec: &PodSpec, name: &str) -> i64 {
-    let read = if name == "cpu" { quantity::milli } else { quantity::value };
-    let of = |c: &Container| requests(c.resources.as_ref()).and_then(|l| l.get(name)).map_or(0, |q| read(q));
+    let read: fn(&Quantity) -> i64 = if name == "cpu" { quantity::milli } else { quantity::value };
+    let of = |c: &Container| requests(c.resources.as_ref()).and_then(|l| l.get(name)).map_or(0, read);
     let mut sum: i64 = spec.containers.iter().map(of).sum();
     let mut sidecars = 0;
     let mut peak = 0;
@@ -113,17 +113,17 @@ pub fn pod_request(spec: &PodSpec, name: &str) -> i64 {
     if let Some(q) = requests(spec.resources.as_ref()).and_then(|l| l.get(name)) {
         total = read(q);
     }
-    total + spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(0, |q| read(q))
+    total + spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(0, read)
 }
 
 /// The whole pod's limit, if every container has one.
 fn pod_limit(spec: &PodSpec, name: &str) -> Option<i64> {
-    let read = if name == "cpu" { quantity::milli } else { quantity::value };
-    let overhead = spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(0, |q| read(q));
+    let read: fn(&Quantity) -> i64 = if name == "cpu" { quantity::milli } else { quantity::value };
+    let overhead = spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(0, read);
     if let Some(q) = limits(spec.resources.as_ref()).and_then(|l| l.get(name)) {
         return Some(read(q) + overhead);
     }
-    let of = |c: &Container| limits(c.resources.as_ref()).and_then(|l| l.get(name)).map(|q| read(q));
+    let of = |c: &Container| limits(c.resources.as_ref()).and_then(|l| l.get(name)).map(read);
     let mut sum = 0;
     for c in &spec.containers {
         sum += of(c)?;

@@ -108,14 +108,14 @@ pub async fn start(
                 "FailedPostStartHook",
                 "PostStartHook failed",
             );
-            let message = format!("FailedPostStartHook");
+            let message = "FailedPostStartHook";
             super::stop::stop_container(
                 shared,
                 pod,
                 name,
                 &id,
                 super::stop::grace_of(pod),
-                &message,
+                message,
                 &place.ips,
             )
             .await;

@@ -133,12 +133,8 @@ pub fn tunnel(socket: Socket) -> DuplexStream {
     tokio::spawn(async move {
         while let Some(Ok(message)) = stream.next().await {
             match message {
-                Message::Binary(data) => {
-                    if write.write_all(&data).await.is_err() {
-                        break;
-                    }
-                }
-                Message::Close(_) => break,
+                Message::Binary(data) if write.write_all(&data).await.is_ok() => {}
+                Message::Binary(_) | Message::Close(_) => break,
                 _ => {}
             }
         }

@@ -92,13 +92,10 @@ fn check(limit: &Value, requests: &Resources, limits: &Resources, errors: &mut V
                 errors
                     .push(format!("maximum {resource} usage per {kind} is {max}.  No request is specified"));
             }
-            (None, Some(asked)) if kind == "PersistentVolumeClaim" => {
-                if *asked > max {
-                    errors.push(format!(
-                        "maximum {resource} usage per {kind} is {max}, but request is {asked}"
-                    ));
-                }
+            (None, Some(asked)) if kind == "PersistentVolumeClaim" && *asked > max => {
+                errors.push(format!("maximum {resource} usage per {kind} is {max}, but request is {asked}"));
             }
+            (None, Some(_)) if kind == "PersistentVolumeClaim" => {}
             (None, _) => {
                 errors.push(format!("maximum {resource} usage per {kind} is {max}.  No limit is specified"))
             }

@@ -83,9 +83,15 @@ impl Packer {
 
 pub struct Unpacker(Decompress);
 
+impl Default for Unpacker {
+    fn default() -> Self {
+        Self(Decompress::new(true))
+    }
+}
+
 impl Unpacker {
     pub fn new() -> Self {
-        Self(Decompress::new(true))
+        Self::default()
     }
 
     pub fn unpack(&mut self, block: &[u8]) -> Result<Headers, HeaderError> {

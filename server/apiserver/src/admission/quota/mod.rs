@@ -231,13 +231,15 @@ impl Plugin for ResourceQuota {
 
     fn handles(&self, r: &Request<'_>) -> bool {
         let measured = r.group.is_empty() && MEASURED.contains(&r.resource);
-        !r.namespace.is_empty()
-            && !(r.group.is_empty() && matches!(r.resource, "namespaces" | "events"))
-            && match r.operation {
-                Operation::Create => r.subresource.is_empty(),
-                Operation::Update => measured && matches!(r.subresource, "" | "resize"),
-                _ => false,
-            }
+        let unlimited = r.group.is_empty() && matches!(r.resource, "namespaces" | "events");
+        if r.namespace.is_empty() || unlimited {
+            return false;
+        }
+        match r.operation {
+            Operation::Create => r.subresource.is_empty(),
+            Operation::Update => measured && matches!(r.subresource, "" | "resize"),
+            _ => false,
+        }
     }
 
     async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {

@@ -27,13 +27,13 @@ impl WebhookTransport for Script {
             "broken" => return Err("connection refused".into()),
             "hang" => std::future::pending().await,
             "stranger" => response["uid"] = json!("other"),
-            label if label.starts_with("label-") => {
-                if request["object"]["metadata"]["labels"][label].is_null() {
-                    let patch =
-                        json!([{"op": "add", "path": format!("/metadata/labels/{label}"), "value": "x"}]);
-                    response["patchType"] = json!("JSONPatch");
-                    response["patch"] = json!(STANDARD.encode(patch.to_string()));
-                }
+            label
+                if label.starts_with("label-")
+                    && request["object"]["metadata"]["labels"][label].is_null() =>
+            {
+                let patch = json!([{"op": "add", "path": format!("/metadata/labels/{label}"), "value": "x"}]);
+                response["patchType"] = json!("JSONPatch");
+                response["patch"] = json!(STANDARD.encode(patch.to_string()));
             }
             _ => {}
         }
