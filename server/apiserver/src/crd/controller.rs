@@ -10,7 +10,7 @@ use crate::resolve::{Index, Resource};
 use crate::status::ApiError;
 use crate::system;
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +21,9 @@ const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 pub(super) async fn start(server: &ApiServer) -> Result<(), ApiError> {
     let cache = server.storage.cache().resource(&GroupResource::new(GROUP, PLURAL));
     let (snapshot, mut watcher) = cache.snapshot_and_watch(Filter::default());
+    let mut compiled = Compiled::default();
     if !snapshot.is_empty() {
-        sync(server).await;
+        sync(server, &mut compiled).await;
     }
     let server = server.clone();
     tokio::spawn(async move {
@@ -35,11 +36,14 @@ pub(super) async fn start(server: &ApiServer) -> Result<(), ApiError> {
                     Err(_) => watcher = cache.snapshot_and_watch(Filter::default()).1,
                 },
             }
-            sync(&server).await;
+            sync(&server, &mut compiled).await;
         }
     });
     Ok(())
 }
+
+/// What each definition compiled to, by its uid and version, so that one change compiles one definition.
+type Compiled = HashMap<(String, String), Vec<Arc<Resource>>>;
 
 fn definitions(server: &ApiServer) -> Vec<Value> {
     let cache = server.storage.cache().resource(&GroupResource::new(GROUP, PLURAL));
@@ -47,7 +51,7 @@ fn definitions(server: &ApiServer) -> Vec<Value> {
 }
 
 /// Brings status and index in line with the definitions there are. Level-triggered.
-async fn sync(server: &ApiServer) {
+async fn sync(server: &ApiServer, compiled: &mut Compiled) {
     let all = definitions(server);
     for one in &all {
         if let Some(change) = wanted_status(server, one, &all)
@@ -59,7 +63,8 @@ async fn sync(server: &ApiServer) {
     // Established in our own view is enough to serve; the status that says so may still be on its way.
     let mut index = Index::builtin(&server.config.cache, server.config.all_versions);
     index.generation = server.index.load().generation + 1;
-    let mut custom: Vec<Resource> = Vec::new();
+    let mut custom: Vec<Arc<Resource>> = Vec::new();
+    let mut kept = Compiled::default();
     let mut emptying = Vec::new();
     for one in definitions(server) {
         if condition(&one, "Established") != Some("True") {
@@ -68,8 +73,14 @@ async fn sync(server: &ApiServer) {
         if meta::deleting(&one) && meta::finalizers(&one).contains(&FINALIZER) {
             emptying.push(one.clone());
         }
-        custom.extend(definition::resources(&server.config.cache, &one));
+        let key = (meta::uid(&one).to_owned(), meta::text(&one, "resourceVersion").to_owned());
+        let resources = compiled.remove(&key).unwrap_or_else(|| {
+            definition::resources(&server.config.cache, &one).into_iter().map(Arc::new).collect()
+        });
+        custom.extend(resources.iter().cloned());
+        kept.insert(key, resources);
     }
+    *compiled = kept;
     custom.sort_by(|a, b| {
         (&a.group, definition::rank(&a.version), &a.plural).cmp(&(
             &b.group,
@@ -78,7 +89,7 @@ async fn sync(server: &ApiServer) {
         ))
     });
     for resource in custom {
-        index.add(Arc::new(resource));
+        index.add(resource);
     }
     server.index.store(Arc::new(index));
     for one in emptying {

@@ -1,5 +1,5 @@
 //! A server over an embedded store in a directory, with plain TLS, one token and an authorizer that says yes.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use apiserver::authentication::{BearerTokens, StaticToken, StaticTokens, UserInfo};
 use apiserver::authorization::{Attributes, Authorizer, Decision};
