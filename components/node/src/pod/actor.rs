@@ -134,7 +134,10 @@ fn adopt(pod: &Pod, observed: &Observed, memory: &mut Memory) {
 
 impl Actor {
     async fn run(mut self) {
-        self.refresh_all().await;
+        if self.observed.sandbox.is_some() || !self.observed.containers.is_empty() {
+            // What happened between the inventory and now came as no event.
+            self.refresh_all().await;
+        }
         let mut wake = self.step();
         while !(self.gone && self.finished()) {
             tokio::select! {
@@ -541,7 +544,9 @@ impl Actor {
             self.memory.done = true;
             let _ = self.back.send(Msg::Look);
         }
-        self.shared.statuses.set(&self.pod, known.as_ref(), &status);
+        let fresh = known.as_ref().is_none_or(|k| k.container_statuses.is_none() || k.phase == status.phase);
+        let idle = fresh && status.phase.as_deref() == Some("Pending") && self.memory.waiting.is_empty();
+        self.shared.statuses.set(&self.pod, known.as_ref(), &status, idle);
         Arc::make_mut(&mut self.pod).status = Some(status);
     }
 
