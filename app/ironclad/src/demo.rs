@@ -95,7 +95,7 @@ async fn answered(url: &str) -> String {
         };
         if let Ok(Ok(answer)) = tokio::time::timeout(Duration::from_secs(2), get).await
             && let Some((head, body)) = answer.split_once("\r\n\r\n")
-            && head.starts_with("HTTP/1.1 200")
+            && head.split_whitespace().nth(1) == Some("200")
         {
             return body.to_owned();
         }

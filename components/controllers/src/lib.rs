@@ -6,15 +6,21 @@
 
 mod common;
 mod context;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod gc;
+pub mod job;
 pub mod namespace;
 pub mod nodes;
+pub mod quota;
 pub mod replicaset;
 pub mod rootca;
 pub mod served;
 pub mod serviceaccount;
+pub mod statefulset;
 
 pub(crate) use context::synced;
 pub use context::{Config, Context, Error, run};

@@ -174,14 +174,14 @@ async fn leftovers_of_a_crash_are_swept() {
     std::fs::create_dir_all(images.join("layers/abc")).unwrap();
     std::fs::write(images.join("records/x.new"), "half").unwrap();
     std::fs::write(images.join("records/y.json"), "{").unwrap();
-    let Bed { runtime, options, dir } = bed;
+    let Bed { runtime, options, sweep, dir } = bed;
     drop(runtime);
     let runtime = Builtin::open(options.clone()).await.unwrap();
     for gone in ["tmp/layer-x", "layers/abc", "records/x.new", "records/y.json"] {
         assert!(!images.join(gone).exists(), "{gone}");
     }
     assert!(runtime.image_status(common::IMAGE).await.unwrap().is_some());
-    Bed { runtime, options, dir }.finish().await;
+    Bed { runtime, options, sweep, dir }.finish().await;
 }
 
 struct Registry {

@@ -28,6 +28,7 @@ async fn containers_outlive_a_killed_agent() {
     }
     let dir = tempfile::tempdir().unwrap();
     let options = options(dir.path());
+    let _sweep = common::Sweep(options.clone());
     let mut agent = Command::new(agent_exe())
         .args([
             "run".as_ref(),
@@ -111,12 +112,12 @@ async fn a_killed_supervisor_is_noticed() {
 
     // The same while no agent looks.
     let (lost, id) = bed.start(bed.pod(), bed.sh("sleep 1000")).await;
-    let Bed { runtime, options, dir } = bed;
+    let Bed { runtime, options, sweep, dir } = bed;
     drop(runtime);
     kill(supervisor_pid(&options.state.join(&lost)));
     let runtime = Builtin::open(options.clone()).await.unwrap();
     let status = runtime.container_status(&id).await.unwrap();
     assert_eq!((status.state, status.exit_code), (ContainerState::Exited, 255));
     assert!(runtime.list_pod_sandboxes().await.unwrap().iter().all(|s| !s.ready));
-    Bed { runtime, options, dir }.finish().await;
+    Bed { runtime, options, sweep, dir }.finish().await;
 }

@@ -205,3 +205,62 @@ async fn pid_namespaces_and_sysctls() {
     assert_eq!(out, format!("{}\n{}\n{}\n", own("net"), own("ipc"), status.pid));
     bed.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mounts_propagate_as_asked() {
+    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+    let Some(bed) = Bed::new().await else { return };
+    let volume = bed.dir.path().join("shared");
+    std::fs::create_dir(&volume).unwrap();
+    mount("v", &volume, "tmpfs", MountFlags::empty(), None).unwrap();
+    mount_change(&volume, MountPropagationFlags::SHARED).unwrap();
+    for name in ["in", "out", "sub"] {
+        std::fs::create_dir(volume.join(name)).unwrap();
+    }
+    mount("s", volume.join("sub"), "tmpfs", MountFlags::empty(), None).unwrap();
+    let at = |container: &str, propagation: &str| Mount {
+        host_path: volume.to_string_lossy().into(),
+        container_path: container.into(),
+        propagation: propagation.into(),
+        ..Mount::default()
+    };
+    let script = "mount -t tmpfs x /both/out && echo mounted; echo 1 > /ro/sub/f && echo sub-written; \
+         echo 1 > /rro/sub/f || echo sub-refused; while [ ! -e /slave/in/now ]; do sleep 0.05; done; echo seen; \
+         [ -e /private/in/now ] || echo unseen; sleep 1000";
+    let mut config = bed.sh(script);
+    config.security.add_capabilities = vec!["SYS_ADMIN".into()];
+    config.mounts = vec![
+        at("/both", "rshared"),
+        at("/slave", "rslave"),
+        at("/private", "private"),
+        Mount { readonly: true, ..at("/ro", "private") },
+        Mount { readonly: true, recursive_readonly: true, ..at("/rro", "private") },
+    ];
+    let (_, id) = bed.start(bed.pod(), config).await;
+    let path = bed.runtime.container_status(&id).await.unwrap().log_path;
+    let wait = async |wanted: &str| {
+        for _ in 0..1000 {
+            if common::log_text(&path).0.contains(wanted) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("no {wanted:?}: {:?}", common::log_text(&path));
+    };
+    wait("sub-refused").await;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let out = volume.join("out").to_string_lossy().into_owned();
+    assert!(
+        mounts.lines().any(|l| l.split(' ').nth(4) == Some(&out)),
+        "the container's mount is seen outside"
+    );
+    mount("i", volume.join("in"), "tmpfs", MountFlags::empty(), None).unwrap();
+    std::fs::write(volume.join("in/now"), "").unwrap();
+    wait("unseen").await;
+    assert_eq!(common::log_text(&path).0, "mounted\nsub-written\nsub-refused\nseen\nunseen\n");
+    bed.runtime.stop_container(&id, std::time::Duration::ZERO).await.unwrap();
+    for name in ["in", "out", "sub", ""] {
+        unmount(volume.join(name), UnmountFlags::DETACH).unwrap();
+    }
+    bed.finish().await;
+}

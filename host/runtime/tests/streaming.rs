@@ -143,7 +143,7 @@ async fn ports_are_reached_inside() {
     stream.read_to_string(&mut text).await.unwrap();
     assert_eq!(text, "got ping\n");
     let error = bed.runtime.port_forward(&sandbox, 81).await.err().unwrap().to_string();
-    assert!(error.contains("localhost:81 inside namespace: connection refused"), "{error}");
+    assert!(error.ends_with("localhost:81 inside namespace: connection refused"), "{error}");
     bed.runtime.remove_container(&id).await.unwrap();
     bed.finish().await;
 }

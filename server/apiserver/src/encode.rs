@@ -13,6 +13,7 @@ use crate::status::ApiError;
 use crate::table::{self, IncludeObject};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
+use machinery::codec::protobuf;
 use machinery::schema::{Schema, TypeId};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -29,6 +30,43 @@ fn plain(resource: &Resource, accept: Negotiated) -> bool {
         && accept.transform == Transform::None
         && !accept.pretty
         && resource.is_storage_version()
+}
+
+/// Protobuf of stored objects as they are.
+fn wire(resource: &Resource, accept: Negotiated) -> bool {
+    accept.encoding == Encoding::Protobuf
+        && accept.transform == Transform::None
+        && resource.is_storage_version()
+        && resource.protobuf
+}
+
+/// The protobuf message of a cached object, made once and kept beside it.
+fn message(resource: &Resource, entry: &Entry) -> Result<Bytes, ApiError> {
+    entry.encoded(PROTOBUF_SLOT, |entry| {
+        let (schema, root) =
+            resource.shape().ok_or_else(|| ApiError::internal("no protobuf form of this kind"))?;
+        protobuf::encode_message(&parse(&entry.json)?, schema, root)
+            .map(Bytes::from)
+            .map_err(ApiError::internal)
+    })
+}
+
+fn envelope(resource: &Resource, message: &[u8]) -> Bytes {
+    protobuf::envelope(&resource.api_version(), &resource.kind, message).into()
+}
+
+/// One cached object.
+pub fn entry(
+    resource: &Resource,
+    accept: Negotiated,
+    include: IncludeObject,
+    entry: &Entry,
+) -> Result<Response<Body>, ApiError> {
+    if wire(resource, accept) {
+        let bytes = envelope(resource, &message(resource, entry)?);
+        return Ok(respond::bytes(200, negotiate::PROTOBUF, Body::full(bytes)));
+    }
+    object(resource, accept, include, 200, &entry.json)
 }
 
 /// One stored object.
@@ -143,6 +181,16 @@ pub fn list(
         chunks.push(Bytes::from_static(b"]}\n"));
         return Ok(respond::bytes(200, negotiate::JSON, Body::chunks(chunks)));
     }
+    if wire(resource, accept) {
+        let mut messages = Vec::with_capacity(page.items.len());
+        for entry in &page.items {
+            messages.push(message(resource, entry)?);
+        }
+        let items = messages.iter().map(|m| &m[..]);
+        let list = protobuf::encode_list(&resource.api_version(), &resource.list_kind, &meta, items)
+            .map_err(ApiError::internal)?;
+        return Ok(respond::bytes(200, negotiate::PROTOBUF, Body::full(list)));
+    }
     let mut items = Vec::with_capacity(page.items.len());
     for entry in &page.items {
         items.push(convert::from_storage(resource, parse(&entry.json)?));
@@ -205,16 +253,8 @@ impl EventEncoder {
             return Ok(frame_json(kind, json));
         }
         let own = json.as_ptr() == entry.json.as_ptr();
-        if self.accept.encoding == Encoding::Protobuf
-            && self.accept.transform == Transform::None
-            && self.resource.is_storage_version()
-            && own
-        {
-            let (resource, accept) = (&self.resource, self.accept);
-            let encoded = entry.encoded(PROTOBUF_SLOT, |entry| {
-                respond::encode(accept, &parse(&entry.json)?, resource.shape())
-            })?;
-            return Ok(frame_protobuf(kind, &encoded));
+        if own && wire(&self.resource, self.accept) {
+            return Ok(frame_protobuf(kind, &envelope(&self.resource, &message(&self.resource, entry)?)));
         }
         let value = convert::from_storage(&self.resource, parse(json)?);
         self.value(kind, value)

@@ -159,7 +159,7 @@ impl InFlight {
         let mut hasher = DefaultHasher::new();
         (verb, scope, &info.group, &info.version, &info.resource, &info.subresource).hash(&mut hasher);
         // Unknown paths must not make a series each.
-        let known = info.resource_request && code != 404 || !info.resource_request;
+        let known = !info.resource_request || code != 404;
         let series = if known { hasher.finish() } else { 0 };
         let labels = || {
             if !known {

@@ -96,6 +96,14 @@ pub trait Writer: Send + Sync + 'static {
         resource: &str,
         object: Value,
     ) -> Result<(), WriteError>;
+    /// [`update`](Self::update) of the `status` subresource.
+    async fn update_status(
+        &self,
+        group: &str,
+        version: &str,
+        resource: &str,
+        object: Value,
+    ) -> Result<(), WriteError>;
 }
 
 /// Follows some resources for an index that is brought up to date when it is asked, instead of by tasks of its own:
@@ -268,6 +276,16 @@ pub mod fake {
             }
             self.put(group, resource, object);
             Ok(())
+        }
+
+        async fn update_status(
+            &self,
+            group: &str,
+            version: &str,
+            resource: &str,
+            object: Value,
+        ) -> Result<(), WriteError> {
+            self.update(group, version, resource, object).await
         }
 
         async fn update(

@@ -56,7 +56,9 @@ impl Resource {
 
     /// The request's version is the stored one, so stored bytes are the answer.
     pub fn is_storage_version(&self) -> bool {
-        self.storage.0 == self.group && self.storage.1 == self.version
+        self.storage.0 == self.group
+            && self.storage.1 == self.version
+            && self.custom.as_ref().is_none_or(|c| !c.mixed)
     }
 
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {

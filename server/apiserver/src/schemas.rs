@@ -134,9 +134,7 @@ pub fn decode(
     let mode = strictness(validation);
     let decoded = match encoding {
         Encoding::Json => codec::decode(bytes, schema, root, mode),
-        Encoding::Yaml => {
-            codec::yaml::decode(bytes).and_then(|value| codec::decode_value(value, schema, root, mode))
-        }
+        Encoding::Yaml => codec::yaml::decode_as(bytes, schema, root, mode),
         Encoding::Protobuf => {
             let value =
                 codec::protobuf::decode(bytes, schema, root).map_err(|e| unreadable(e.to_string()))?;
@@ -285,9 +283,9 @@ pub fn fill(resource: &Resource, object: Value) -> Value {
 }
 
 /// What only the schema can check: custom resources.
-pub fn validate(resource: &Resource, object: &Value, old: Option<&Value>) -> FieldErrors {
+pub fn validate(resource: &Resource, object: &Value) -> FieldErrors {
     match &resource.custom {
-        Some(custom) => custom.validate(object, old),
+        Some(custom) => custom.validate(object),
         None => FieldErrors::default(),
     }
 }
@@ -298,9 +296,10 @@ pub fn validate_metadata(resource: &Resource, object: &Value) -> FieldErrors {
         return FieldErrors::default();
     }
     let path = Path::new("metadata");
-    // RBAC names carry colons: upstream checks them as path segments only.
-    let rule = if resource.group == "rbac.authorization.k8s.io" { names::path_segment } else { names::name_is_subdomain };
-    machinery::meta::validate(object, resource.namespaced, rule, &path)
+    // RBAC's names hold colons.
+    let rbac = resource.custom.is_none() && resource.group == "rbac.authorization.k8s.io";
+    let name = if rbac { names::path_segment } else { names::name_is_subdomain };
+    machinery::meta::validate(object, resource.namespaced, name, &path)
 }
 
 pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value) -> FieldErrors {
@@ -312,13 +311,6 @@ pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value
     let mut errors = machinery::meta::validate_update(object, old, &path);
     errors.0.retain(|e| e.path != "metadata.resourceVersion");
     errors
-}
-
-/// The split between a custom resource and its status; built-in strategies do their own.
-pub fn prepare_status(resource: &Resource, object: &mut Value, old: &Value, subresource: &str) {
-    if let Some(custom) = &resource.custom {
-        custom.prepare_for_update(object, old, subresource);
-    }
 }
 
 const STATUS: &[&[&str]] = &[&["status"]];

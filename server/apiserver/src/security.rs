@@ -1,6 +1,6 @@
 //! Everything that decides who may do what, built in one place.
 
-use crate::admission::{self, Plugin};
+use crate::admission::{self, AdmissionConfig, Plugin};
 use crate::authentication::{
     Anonymous, AuthenticationError, Authenticator, BearerTokens, BootstrapTokens, Chain, ClientCertificates,
     RequestHeader, ServiceAccountTokens, StaticToken, StaticTokens,
@@ -25,6 +25,7 @@ pub struct SecurityConfig {
     pub front_proxy_names: Vec<String>,
     /// Lets mounted tokens live a year for clients that never read them again (upstream's default).
     pub extend_token_expiration: bool,
+    pub admission: AdmissionConfig,
 }
 
 impl Default for SecurityConfig {
@@ -36,6 +37,7 @@ impl Default for SecurityConfig {
             static_tokens: Vec::new(),
             front_proxy_names: vec!["front-proxy-client".into()],
             extend_token_expiration: true,
+            admission: AdmissionConfig::default(),
         }
     }
 }
@@ -88,7 +90,7 @@ pub fn build(
     let rbac = Arc::new(Rbac::new(reader.clone()));
     let node = Arc::new(NodeAuthorizer::new(reader.clone(), bootstrap::node_rules()));
     let authorizer: Arc<dyn Authorizer> = Arc::new(Union(vec![node, rbac.clone()]));
-    let mut plugins = admission::plugins(&reader, &authorizer);
+    let mut plugins = admission::plugins(&reader, &authorizer, &config.admission);
     plugins.push(Arc::new(Escalation { rbac: rbac.clone(), authorizer: authorizer.clone() }));
     let token_requests = Arc::new(TokenRequests {
         issuer: token_issuer.clone(),

@@ -101,6 +101,8 @@ pub struct Inner {
     pub(crate) discovery: crate::discovery::Documents,
     pub(crate) shutdown: Shutdown,
     pub(crate) started: AtomicBool,
+    /// Definitions whose instances are being deleted.
+    pub(crate) emptying: parking_lot::Mutex<std::collections::HashSet<String>>,
     pub(crate) checks: parking_lot::Mutex<Vec<(String, Check)>>,
 }
 
@@ -134,6 +136,7 @@ impl ApiServer {
             discovery: crate::discovery::Documents::default(),
             shutdown: Shutdown::new(),
             started: AtomicBool::new(false),
+            emptying: parking_lot::Mutex::default(),
             checks: parking_lot::Mutex::new(Vec::new()),
             config,
         })))

@@ -7,6 +7,7 @@ use crate::http::options::{FieldValidation, WriteOptions};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, meta};
 use crate::status::ApiError;
+use futures::future::{BoxFuture, try_join_all};
 use serde_json::{Value, json};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -67,15 +68,21 @@ pub(crate) fn keep(server: &ApiServer) {
 }
 
 pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
+    // Together, so that they share one commit.
+    let mut all: Vec<BoxFuture<'_, Result<(), ApiError>>> = Vec::new();
     for name in NAMESPACES {
         let namespace = json!({
             "kind": "Namespace", "apiVersion": "v1",
             "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
         });
-        ensure(server, "", "namespaces", namespace, |_| None).await?;
+        all.push(Box::pin(ensure(server, "", "namespaces", namespace, |_| None)));
     }
-    ensure(server, "", "services", service(server), |_| None).await?;
-    if let Some((ip, port)) = server.config.advertise {
+    try_join_all(all).await?;
+    let mut all: Vec<BoxFuture<'_, Result<(), ApiError>>> = Vec::new();
+    all.push(Box::pin(ensure(server, "", "services", service(server), |_| None)));
+    all.push(Box::pin(service_range(server)));
+    // A loopback address is of no use to pods, and no valid endpoint.
+    if let Some((ip, port)) = server.config.advertise.filter(|(ip, _)| !ip.is_loopback()) {
         let endpoints = json!({
             "kind": "Endpoints", "apiVersion": "v1",
             "metadata": {
@@ -88,7 +95,9 @@ pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
             }],
         });
         let wanted = endpoints["subsets"].clone();
-        ensure(server, "", "endpoints", endpoints, move |old| replace(old, "subsets", &wanted)).await?;
+        all.push(Box::pin(ensure(server, "", "endpoints", endpoints, move |old| {
+            replace(old, "subsets", &wanted)
+        })));
         let slice = json!({
             "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
             "metadata": {
@@ -100,14 +109,46 @@ pub(crate) async fn bootstrap(server: &ApiServer) -> Result<(), ApiError> {
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         });
         let (endpoints, ports) = (slice["endpoints"].clone(), slice["ports"].clone());
-        ensure(server, "discovery.k8s.io", "endpointslices", slice, move |old| {
+        all.push(Box::pin(ensure(server, "discovery.k8s.io", "endpointslices", slice, move |old| {
             let changed = replace(old, "endpoints", &endpoints);
             let base = changed.as_ref().unwrap_or(old);
             replace(base, "ports", &ports).or(changed)
-        })
-        .await?;
+        })));
     }
-    Ok(())
+    try_join_all(all).await.map(|_| ())
+}
+
+/// The ServiceCIDR that stands for the configured range, ready from the start.
+async fn service_range(server: &ApiServer) -> Result<(), ApiError> {
+    const GROUP: &str = "networking.k8s.io";
+    let range = json!({
+        "kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [server.config.service_cidr.to_string()]},
+    });
+    ensure(server, GROUP, "servicecidrs", range, |_| None).await?;
+    let Some(resource) = server.index.load().stored(GROUP, "servicecidrs").cloned() else { return Ok(()) };
+    let (user, options) = (user(), options());
+    let target = Target {
+        resource: &resource,
+        subresource: "status",
+        namespace: "",
+        name: "kubernetes",
+        user: &user,
+        options: &options,
+        manager: options.field_manager.clone(),
+    };
+    let change = Box::new(|old: &Value| {
+        let mut new = old.clone();
+        if old["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
+            new["status"]["conditions"] = json!([{
+                "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": meta::now(),
+                "message": "Kubernetes default Service CIDR is ready",
+            }]);
+        }
+        Ok(Wanted::plain(new))
+    });
+    server.update(&target, change, Mode::default(), &mut Vec::new()).await.map(|_| ())
 }
 
 fn service(server: &ApiServer) -> Value {

@@ -148,7 +148,7 @@ pub(crate) async fn get(
         }
     };
     let entry = entry.ok_or_else(|| ApiError::not_found(&resource.group, &resource.plural, name))?;
-    encode::object(resource, accept, include(call)?, 200, &entry.json)
+    encode::entry(resource, accept, include(call)?, &entry)
 }
 
 async fn list(

@@ -23,7 +23,13 @@ async fn api() -> Api {
 }
 
 impl Api {
-    async fn send(&self, method: &str, path: &str, kind: &str, body: impl Into<Bytes>) -> http::Response<apiserver::http::Body> {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        kind: &str,
+        body: impl Into<Bytes>,
+    ) -> http::Response<apiserver::http::Body> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -197,7 +203,12 @@ async fn lists_pages_and_selectors() {
     assert_eq!(rest["items"][0]["metadata"]["name"], "d");
     assert_eq!(rest["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     let names = |v: &Value| -> Vec<String> {
-        v["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+        v["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
     };
     let (_, some) = api.get(&format!("{MAPS}?labelSelector=app%20in%20(a,c)")).await;
     assert_eq!(names(&some), ["a", "c"]);
@@ -300,7 +311,10 @@ async fn services_get_addresses_and_ports() {
     let (code, taken) = api.call("POST", SERVICES, service("b", spec)).await;
     assert_eq!(code, 422);
     let message = taken["message"].as_str().unwrap();
-    assert!(message.contains("failed to allocate IP 10.96.3.3: provided IP is already allocated"), "{message}");
+    assert!(
+        message.contains("failed to allocate IP 10.96.3.3: provided IP is already allocated"),
+        "{message}"
+    );
     let asked = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
     let (code, taken) = api.call("POST", SERVICES, service("b", asked.clone())).await;
     assert_eq!(code, 422);
@@ -321,8 +335,9 @@ async fn scale_and_discovery_and_tables() {
     let (_, scale) = api.get(&format!("{DEPLOYMENTS}/web/scale")).await;
     assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(2), &json!("app=web")));
     let patch = json!({"spec": {"replicas": 5}});
-    let (code, scale) =
-        api.call_as("PATCH", &format!("{DEPLOYMENTS}/web/scale"), "application/merge-patch+json", patch).await;
+    let (code, scale) = api
+        .call_as("PATCH", &format!("{DEPLOYMENTS}/web/scale"), "application/merge-patch+json", patch)
+        .await;
     assert_eq!((code, &scale["spec"]["replicas"]), (200, &json!(5)));
     assert_eq!(api.get(&format!("{DEPLOYMENTS}/web")).await.1["spec"]["replicas"], 5);
     assert_eq!(api.get(&format!("{DEPLOYMENTS}/web/log")).await.0, 404);

@@ -108,7 +108,8 @@ fn an_application_lives_its_whole_life() -> Result<()> {
         run(cluster.ironclad(&["image", "import", path.to_str().context("path")?]))?;
     }
     let layout = images.path().join("busybox");
-    ImageBuilder::busybox("busybox:1")?.oci_layout(&layout)?;
+    // curl brings the C library that name look-ups need; busybox alone is static.
+    ImageBuilder::busybox("busybox:1")?.program("/usr/bin/curl")?.oci_layout(&layout)?;
     run(cluster.ironclad(&["image", "import", layout.to_str().context("path")?]))?;
     let listed = run(cluster.ironclad(&["image", "list"]))?;
     ensure!(listed.contains("nginx:1") && listed.contains("busybox:1"), "images: {listed}");
@@ -128,7 +129,7 @@ fn an_application_lives_its_whole_life() -> Result<()> {
         format!("http://{node}:30080/"),
     ] {
         let page = wait_for(&url, LIMIT, || {
-            Ok(Some(cluster.k(&["exec", "client", "--", "wget", "-q", "-T", "5", "-O", "-", &url])?))
+            Ok(Some(cluster.k(&["exec", "client", "--", "curl", "-sS", "--max-time", "5", &url])?))
         })?;
         ensure!(page == "served from a config map\n", "{url}: {page:?}");
     }

@@ -3,6 +3,7 @@
 pub mod claim;
 pub mod expectations;
 pub mod hash;
+pub mod history;
 pub mod podctl;
 pub mod written;
 

@@ -18,7 +18,6 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
-use serde_json::json;
 
 use crate::common::claim::claim;
 use crate::common::podctl::message;
@@ -185,8 +184,9 @@ impl Loop {
         }
         let mut written = None;
         if let Some(text) = &plan.revision {
-            let patch = json!({"metadata": {"annotations": {REVISION: text}}});
-            written = Some(client::patch::merge(api, name(&d.metadata), &patch).await?);
+            let mut object = d.clone();
+            object.metadata.annotations.get_or_insert_default().insert(REVISION.into(), text.clone());
+            written = Some(api.replace(name(&d.metadata), &PostParams::default(), &object).await?);
         }
         if let Some(status) = status.take() {
             let base = written.as_ref().unwrap_or(d);

@@ -52,8 +52,8 @@ impl Link {
             // Dropped senders tell every waiting caller.
             reader.waiting.lock().clear();
             reader.execs.lock().clear();
-            on_end();
             reader.over.send_replace(true);
+            on_end();
         });
         Ok(link)
     }
@@ -87,7 +87,7 @@ impl Link {
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().insert(id, sender);
         let gone = |_| "it is gone".to_string();
-        if *self.over.borrow() {
+        if self.is_over() {
             return Err("it is gone".into());
         }
         {
@@ -114,6 +114,10 @@ impl Link {
 
     pub(super) fn forget_exec(&self, exec: &str) {
         self.execs.lock().remove(exec);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        *self.over.borrow()
     }
 
     /// Returns when the supervisor has closed the connection.

@@ -42,7 +42,11 @@ impl Builtin {
         self.sandboxes.write().insert(id.clone(), sandbox.clone());
         match self.bring_up(&status).await {
             Ok(link) => {
-                *sandbox.link.write() = Some(link);
+                *sandbox.link.write() = Some(link.clone());
+                if link.is_over() {
+                    // Its end was noticed before there was a link to take away.
+                    *sandbox.link.write() = None;
+                }
                 Ok(status)
             }
             Err(e) => {

@@ -340,7 +340,10 @@ impl Builtin {
     pub(super) async fn open_port(&self, sandbox: &str, port: u16) -> Result<Box<dyn Duplex>, RuntimeError> {
         let link = self.link(sandbox)?;
         let answer = link.call(Request::Connect { port }, Vec::new()).await;
-        let (_, fds) = answer.map_err(|why| self.lost(sandbox, why))?;
+        let (_, fds) = answer.map_err(|why| {
+            // The sentence ends in the kernel's own words, which the chain need not repeat.
+            super::os(why, io::Error::from(io::ErrorKind::ConnectionRefused))
+        })?;
         let Some(fd) = fds.into_iter().next() else {
             return Err(self.lost(sandbox, "no connection came back".into()));
         };

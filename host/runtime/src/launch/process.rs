@@ -100,14 +100,14 @@ pub(super) fn finish(process: &ProcessSpec) -> Step<Infallible> {
     sys::setgroups(&who.groups).doing("setgroups")?;
     sys::setgid(who.gid).doing("setgid")?;
     sys::setuid(who.uid).doing("setuid")?;
-    match std::env::set_current_dir(cwd) {
-        Err(e) => {
-            return Err(Failure(format!("chdir to cwd ({cwd:?}) set in config.json failed: {}", words(&e))));
-        }
-        Ok(()) => {
-            sys::set_caps(process.caps & sys::permitted_caps().doing("capget")?).doing("set capabilities")?
-        }
+    std::env::set_current_dir(cwd)
+        .map_err(|e| Failure(format!("chdir to cwd ({cwd:?}) set in config.json failed: {}", words(&e))))?;
+    // A working directory like /proc/self/fd/7 must not lead out through a descriptor of ours.
+    let here = rustix::process::getcwd(Vec::new()).doing("getcwd")?;
+    if !here.to_bytes().starts_with(b"/") {
+        return Err(Failure("current working directory is outside of container mount namespace root".into()));
     }
+    sys::set_caps(process.caps & sys::permitted_caps().doing("capget")?).doing("set capabilities")?;
     let _ = sys::prctl(libc::PR_SET_KEEPCAPS, 0);
     if process.no_new_privs {
         sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).doing("set no_new_privs")?;

@@ -339,6 +339,13 @@ impl Container {
         sys::kill(self.record.pid, signal).map_err(|e| format!("signal {signal}: {}", launch::words(&e)))
     }
 
+    /// Started or about to be.
+    pub(super) fn kill(&self) {
+        if self.is_running() || self.is_starting() {
+            let _ = sys::kill(self.record.pid, libc::SIGKILL);
+        }
+    }
+
     pub(super) fn reopen_log(&mut self) -> Result<(), String> {
         self.log.reopen().map_err(|e| format!("reopen log: {}", launch::words(&e)))
     }

@@ -132,4 +132,38 @@ mod tests {
         let exact = [&long[..LONGEST], b"\n"].concat();
         assert_eq!(logged(&[&exact]), [("F".into(), LONGEST)]);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        /// However the bytes arrive, the lines put together again are the bytes.
+        #[test]
+        fn chunking_does_not_matter(
+            lengths in proptest::collection::vec(0usize..40_000, 1..5),
+            cuts in proptest::collection::vec(1usize..20_000, 1..10),
+        ) {
+            let text: Vec<u8> = lengths.iter().flat_map(|n| [vec![b'x'; *n], vec![b'\n']].concat()).collect();
+            let mut rest = &text[..];
+            let mut chunks = Vec::new();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (chunk, after) = rest.split_at((*cut).min(rest.len()));
+                chunks.push(chunk);
+                rest = after;
+            }
+            let lines = logged(&chunks);
+            proptest::prop_assert!(lines.iter().all(|(_, n)| *n <= LONGEST));
+            let mut whole = vec![0];
+            for (i, (tag, n)) in lines.iter().enumerate() {
+                if let Some(last) = whole.last_mut() {
+                    *last += n;
+                }
+                if tag == "F" && i + 1 < lines.len() {
+                    whole.push(0);
+                }
+            }
+            proptest::prop_assert_eq!(whole, lengths);
+        }
+    }
 }

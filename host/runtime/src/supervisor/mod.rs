@@ -343,7 +343,7 @@ impl Supervisor {
 
     fn kill_all(&mut self) {
         for container in self.containers.values_mut() {
-            let _ = container.signal(libc::SIGKILL);
+            container.kill();
             container.kill_cgroup();
         }
         for exec in self.execs.values() {

@@ -52,7 +52,7 @@ fn child(state: &str, spec: SandboxSpec) -> Result<Supervisor, String> {
         doing("create netns file", std::fs::File::create("netns"))?;
         doing("pin network namespace", mount_bind("/proc/self/ns/net", "netns"))?;
         doing("bring up lo", sys::loopback_up())?;
-        doing("set hostname", sys::sethostname(&spec.hostname))?;
+        doing("set hostname", sys::sethostname(spec.hostname.get(..64).unwrap_or(&spec.hostname)))?;
     }
     if !spec.host_ipc {
         doing("create shm folder", std::fs::create_dir_all("shm"))?;

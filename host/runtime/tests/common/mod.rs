@@ -12,7 +12,29 @@ pub const IMAGE: &str = "test.local/busybox:1";
 pub struct Bed {
     pub runtime: Arc<Builtin>,
     pub options: Options,
+    pub sweep: Sweep,
     pub dir: tempfile::TempDir,
+}
+
+/// A test that fails leaves nothing behind either.
+pub struct Sweep(pub Options);
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let options = self.0.clone();
+        let sweeper = std::thread::spawn(move || {
+            let executor = tokio::runtime::Runtime::new().expect("tokio starts");
+            executor.block_on(async {
+                if let Ok(runtime) = Builtin::open(options).await {
+                    let _ = runtime.cleanup_all().await;
+                }
+            });
+        });
+        let _ = sweeper.join();
+    }
 }
 
 /// Beside the test binary: `target/<triple>/debug/examples/agent`. nextest and cargo test build it first.
@@ -77,7 +99,8 @@ impl Bed {
         let options = options(dir.path());
         let runtime = Builtin::open(options.clone()).await.expect("opens");
         runtime.import_builtin(IMAGE, &busybox_files(), &["/bin/sh".into()]).await.expect("imports");
-        Some(Bed { runtime, options, dir })
+        let sweep = Sweep(options.clone());
+        Some(Bed { runtime, options, sweep, dir })
     }
 
     pub fn pod(&self) -> SandboxConfig {

@@ -1,10 +1,9 @@
 //! LimitRanger: defaults and bounds for what one pod, container or claim may ask for.
 
-use super::support::map;
+use super::support::{Resources, map, pod_resources, read_resources as read};
 use super::{Denied, Operation, Plugin, Request};
 use crate::reader::{Reader, items, parse, text};
 use async_trait::async_trait;
-use machinery::quantity::Quantity;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +22,6 @@ impl LimitRanger {
     fn ranges(&self, namespace: &str) -> Vec<Value> {
         self.reader.list("", "limitranges", Some(namespace)).iter().map(|e| parse(e)).collect()
     }
-}
-
-type Resources = BTreeMap<String, Quantity>;
-
-fn read(value: &Value) -> Resources {
-    let quantity = |v: &Value| v.as_str().and_then(|q| Quantity::parse(q).ok());
-    value.as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
 }
 
 /// The defaults all ranges of a namespace give containers: requests, limits. The last range to name one wins.
@@ -100,13 +92,10 @@ fn check(limit: &Value, requests: &Resources, limits: &Resources, errors: &mut V
                 errors
                     .push(format!("maximum {resource} usage per {kind} is {max}.  No request is specified"));
             }
-            (None, Some(asked)) if kind == "PersistentVolumeClaim" => {
-                if *asked > max {
-                    errors.push(format!(
-                        "maximum {resource} usage per {kind} is {max}, but request is {asked}"
-                    ));
-                }
+            (None, Some(asked)) if kind == "PersistentVolumeClaim" && *asked > max => {
+                errors.push(format!("maximum {resource} usage per {kind} is {max}, but request is {asked}"));
             }
+            (None, Some(_)) if kind == "PersistentVolumeClaim" => {}
             (None, _) => {
                 errors.push(format!("maximum {resource} usage per {kind} is {max}.  No limit is specified"))
             }
@@ -135,47 +124,6 @@ fn check(limit: &Value, requests: &Resources, limits: &Resources, errors: &mut V
             }
         }
     }
-}
-
-/// What a whole pod asks for: the sum of its containers, or its greediest init container.
-fn pod_resources(pod: &Value, member: &str) -> Resources {
-    let at = |kind: &str| -> Vec<(bool, Resources)> {
-        let read = |c: &Value| (text(c, "/restartPolicy") == "Always", read(&c["resources"][member]));
-        pod["spec"][kind].as_array().into_iter().flatten().map(read).collect()
-    };
-    let mut sum = Resources::new();
-    let add = |to: &mut Resources, what: &Resources| {
-        for (resource, quantity) in what {
-            to.entry(resource.clone()).and_modify(|q| q.add(quantity)).or_insert(*quantity);
-        }
-    };
-    let containers = at("containers");
-    containers.iter().for_each(|(_, r)| add(&mut sum, r));
-    // A limit that one container lacks is no limit of the pod's.
-    if member == "limits" {
-        sum.retain(|resource, _| containers.iter().all(|(_, r)| r.contains_key(resource)));
-    }
-    let mut sidecars = Resources::new();
-    let mut peak = Resources::new();
-    for (sidecar, resources) in at("initContainers") {
-        if sidecar {
-            add(&mut sidecars, &resources);
-            add(&mut sum, &resources);
-        }
-        let mut now = sidecars.clone();
-        if !sidecar {
-            add(&mut now, &resources);
-        }
-        for (resource, quantity) in now {
-            let slot = peak.entry(resource).or_insert(quantity);
-            *slot = (*slot).max(quantity);
-        }
-    }
-    for (resource, quantity) in peak {
-        let slot = sum.entry(resource).or_insert(quantity);
-        *slot = (*slot).max(quantity);
-    }
-    sum
 }
 
 #[async_trait]

@@ -6,18 +6,18 @@ mod lifecycle;
 mod limits;
 mod node_restriction;
 mod node_taint;
-// mod pod_security;
+mod pod_security;
 mod priority;
-// mod quota;
+mod quota;
 mod runtime_class;
 mod service_account;
 mod storage;
 mod support;
 mod tolerations;
-// mod webhooks;
+mod webhooks;
 
-// pub use quota::QuotaController;
-// pub use webhooks::WebhookTransport;
+pub use quota::QuotaController;
+pub use webhooks::{Endpoint, WebhookTransport};
 
 use crate::authentication::UserInfo;
 use crate::authorization::Authorizer;
@@ -102,27 +102,54 @@ pub trait Plugin: Send + Sync + 'static {
     async fn validate(&self, _request: &Request<'_>, _object: Option<&Value>) -> Result<(), Denied> {
         Ok(())
     }
+    /// Sent as `Warning` headers with an accepted create or update.
+    fn warnings(&self, _request: &Request<'_>, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct AdmissionConfig {
+    /// Turns StorageObjectInUseProtection on. Only where a controller takes the finalizers off again: without one,
+    /// claims and volumes could never be deleted.
+    pub protect_storage: bool,
+    /// How webhooks are reached; `None`: over HTTPS.
+    pub webhooks: Option<Arc<dyn WebhookTransport>>,
 }
 
 /// Every plugin, in upstream's order.
-pub fn plugins(reader: &Arc<dyn Reader>, authorizer: &Arc<dyn Authorizer>) -> Vec<Arc<dyn Plugin>> {
+pub fn plugins(
+    reader: &Arc<dyn Reader>,
+    authorizer: &Arc<dyn Authorizer>,
+    config: &AdmissionConfig,
+) -> Vec<Arc<dyn Plugin>> {
     let r = || reader.clone();
     let a = || authorizer.clone();
-    vec![
+    let mut all: Vec<Arc<dyn Plugin>> = vec![
         Arc::new(lifecycle::NamespaceLifecycle::new(r())),
         Arc::new(limits::LimitRanger::new(r())),
         Arc::new(service_account::ServiceAccount::new(r())),
         Arc::new(node_restriction::NodeRestriction::new(r(), a())),
         Arc::new(node_taint::TaintNodesByCondition),
-        // Arc::new(pod_security::PodSecurity::new(r())),
+        Arc::new(pod_security::PodSecurity::new(r())),
         Arc::new(priority::Priority::new(r())),
         Arc::new(tolerations::DefaultTolerationSeconds),
         Arc::new(storage::DefaultStorageClass::new(r())),
+    ];
+    if config.protect_storage {
+        all.push(Arc::new(storage::StorageObjectInUseProtection));
+    }
+    let rest: Vec<Arc<dyn Plugin>> = vec![
         Arc::new(storage::PersistentVolumeClaimResize::new(r())),
         Arc::new(runtime_class::RuntimeClass::new(r())),
         Arc::new(certificates::CertificateApproval::new(a())),
         Arc::new(certificates::CertificateSigning::new(a())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(ingress::DefaultIngressClass::new(r())),
-    ]
+        Arc::new(webhooks::MutatingAdmissionWebhook::new(r(), config.webhooks.clone())),
+        Arc::new(webhooks::ValidatingAdmissionWebhook::new(r(), config.webhooks.clone())),
+        Arc::new(quota::ResourceQuota::new(r())),
+    ];
+    all.extend(rest);
+    all
 }

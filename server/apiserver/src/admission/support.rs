@@ -3,7 +3,9 @@
 use super::{Operation, Request};
 use crate::cache::Entry;
 use crate::reader::{Reader, items, parse, text};
+use machinery::quantity::Quantity;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,6 +135,58 @@ pub(super) fn secret_names(spec: &Value) -> Vec<String> {
         }
     }
     out
+}
+
+/// Resource names with their quantities.
+pub(super) type Resources = BTreeMap<String, Quantity>;
+
+pub(super) fn read_resources(value: &Value) -> Resources {
+    let quantity = |v: &Value| v.as_str().and_then(|q| Quantity::parse(q).ok());
+    value.as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), quantity(v)?))).collect()
+}
+
+pub(super) fn add_resources(to: &mut Resources, what: &Resources) {
+    for (resource, quantity) in what {
+        to.entry(resource.clone()).and_modify(|q| q.add(quantity)).or_insert(*quantity);
+    }
+}
+
+/// What a whole pod asks for (`member` is `requests` or `limits`): the sum of its containers and sidecars, or its
+/// greediest init container; what the pod itself says; and its overhead.
+pub(super) fn pod_resources(pod: &Value, member: &str) -> Resources {
+    let at = |kind: &str| -> Vec<(bool, Resources)> {
+        let read =
+            |c: &Value| (text(c, "/restartPolicy") == "Always", read_resources(&c["resources"][member]));
+        pod["spec"][kind].as_array().into_iter().flatten().map(read).collect()
+    };
+    let mut sum = Resources::new();
+    at("containers").iter().for_each(|(_, r)| add_resources(&mut sum, r));
+    let (mut sidecars, mut peak) = (Resources::new(), Resources::new());
+    for (sidecar, resources) in at("initContainers") {
+        let mut now = sidecars.clone();
+        add_resources(&mut now, &resources);
+        if sidecar {
+            add_resources(&mut sum, &resources);
+            sidecars = now.clone();
+        }
+        for (resource, quantity) in now {
+            let slot = peak.entry(resource).or_insert(quantity);
+            *slot = (*slot).max(quantity);
+        }
+    }
+    for (resource, quantity) in peak {
+        let slot = sum.entry(resource).or_insert(quantity);
+        *slot = (*slot).max(quantity);
+    }
+    sum.extend(read_resources(&pod["spec"]["resources"][member]));
+    for (resource, overhead) in read_resources(&pod["spec"]["overhead"]) {
+        match sum.get_mut(&resource) {
+            Some(quantity) => quantity.add(&overhead),
+            None if member == "requests" => drop(sum.insert(resource, overhead)),
+            None => {}
+        }
+    }
+    sum
 }
 
 #[cfg(test)]

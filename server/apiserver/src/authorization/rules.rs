@@ -117,8 +117,8 @@ fn steps(rule: &Rule) -> Vec<Rule> {
                 if rule.resource_names.is_empty() {
                     out.push(step);
                 } else {
-                    let named = |name: &Box<str>| Rule { resource_names: one(name), ..step.clone() };
-                    out.extend(rule.resource_names.iter().map(named));
+                    let names = rule.resource_names.iter();
+                    out.extend(names.map(|name| Rule { resource_names: one(name), ..step.clone() }));
                 }
             }
         }

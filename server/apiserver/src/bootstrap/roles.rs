@@ -38,7 +38,10 @@ impl Defaults {
     }
 
     fn close(&mut self, role: Option<Role>) {
-        let Some(role) = role else { return };
+        let Some(mut role) = role else { return };
+        if role.name.starts_with("system:controller:") {
+            role.allow_patch();
+        }
         let kind = if role.namespace.is_empty() { "ClusterRole" } else { "Role" };
         if let Some(subjects) = &role.subjects {
             let binding = json!({
@@ -112,6 +115,16 @@ impl Role {
             metadata["namespace"] = self.namespace.clone().into();
         }
         metadata
+    }
+
+    /// Our controllers patch where upstream's send the whole object back; who may do one may do the other.
+    fn allow_patch(&mut self) {
+        for verbs in self.rules.iter_mut().filter_map(|rule| rule["verbs"].as_array_mut()) {
+            if verbs.iter().any(|v| v == "update") && !verbs.iter().any(|v| v == "patch") {
+                verbs.push("patch".into());
+                verbs.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+            }
+        }
     }
 
     fn rule(&mut self, words: &[&str]) {

@@ -2,6 +2,7 @@
 
 use super::{Aggregation, BootstrapError, Published, Report};
 use crate::ApiServer;
+use crate::admission::QuotaController;
 use crate::reader::{Reader, WriteError, Writer, text};
 use crate::registry::Target;
 use crate::registry::update::{Mode, Wanted};
@@ -19,8 +20,15 @@ fn failure(error: ApiError) -> WriteError {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Create,
+    Update,
+    Status,
+}
+
 impl ApiServer {
-    async fn write(&self, group: &str, resource: &str, object: Value, create: bool) -> Result<(), ApiError> {
+    async fn write(&self, group: &str, resource: &str, object: Value, how: How) -> Result<(), ApiError> {
         let resource = self
             .index
             .load()
@@ -32,7 +40,7 @@ impl ApiServer {
             (text(&object, "/metadata/namespace").to_owned(), text(&object, "/metadata/name").to_owned());
         let target = Target {
             resource: &resource,
-            subresource: "",
+            subresource: if how == How::Status { "status" } else { "" },
             namespace: &namespace,
             name: &name,
             user: &user,
@@ -40,7 +48,7 @@ impl ApiServer {
             manager: options.field_manager.clone(),
         };
         let mut warnings = Vec::new();
-        if create {
+        if how == How::Create {
             self.create(&target, object, false, &mut warnings).await?;
             return Ok(());
         }
@@ -60,19 +68,32 @@ impl ApiServer {
 #[async_trait]
 impl Writer for ApiServer {
     async fn create(&self, group: &str, _: &str, resource: &str, object: Value) -> Result<(), WriteError> {
-        self.write(group, resource, object, true).await.map_err(failure)
+        self.write(group, resource, object, How::Create).await.map_err(failure)
     }
 
     async fn update(&self, group: &str, _: &str, resource: &str, object: Value) -> Result<(), WriteError> {
-        self.write(group, resource, object, false).await.map_err(failure)
+        self.write(group, resource, object, How::Update).await.map_err(failure)
+    }
+
+    async fn update_status(
+        &self,
+        group: &str,
+        _: &str,
+        resource: &str,
+        object: Value,
+    ) -> Result<(), WriteError> {
+        self.write(group, resource, object, How::Status).await.map_err(failure)
     }
 }
 
-/// Writes the default objects through `server`, and keeps aggregated roles up to date until the server stops.
+/// Writes the default objects through `server`, and keeps aggregated roles and quota usage up to date until the server stops.
 pub async fn start(server: &ApiServer, published: &Published) -> Result<Report, BootstrapError> {
     let reader: Arc<dyn Reader> = server.config.cache.clone();
     let writer: Arc<dyn Writer> = Arc::new(server.clone());
     let report = super::run(reader.clone(), writer.clone(), published).await?;
+    tokio::spawn(
+        QuotaController { reader: reader.clone(), writer: writer.clone() }.run(server.shutdown.clone()),
+    );
     tokio::spawn(Aggregation { reader, writer }.run(server.shutdown.clone()));
     Ok(report)
 }

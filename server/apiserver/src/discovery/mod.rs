@@ -97,7 +97,16 @@ pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Bo
             negotiated(headers, &legacy::group(group, true), schemas::kind_shape("", "v1", "APIGroup"))
         }
         ["apis", group, version] => legacy_resources(&index, headers, group, version),
-        ["openapi", rest @ ..] => openapi::answer(server, &index, headers, rest),
+        ["openapi", rest @ ..] => {
+            // The first answer takes a moment of computing, which must not hold up others.
+            let (server, headers) = (server.clone(), headers.clone());
+            let rest: Vec<String> = rest.iter().map(|p| (*p).to_owned()).collect();
+            let work = move || {
+                let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+                openapi::answer(&server, &index, &headers, &rest)
+            };
+            tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
+        }
         [".well-known", "openid-configuration"] => {
             let tokens = server.config.tokens.as_ref().ok_or_else(ApiError::no_such_path)?;
             let base = server.config.advertise.map_or_else(

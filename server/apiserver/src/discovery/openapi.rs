@@ -8,6 +8,7 @@ use crate::http::{Body, negotiate};
 use crate::resolve::{Index, Resource};
 use crate::status::ApiError;
 use bytes::Bytes;
+use descriptions::Descriptions;
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -50,10 +51,12 @@ fn v2(server: &ApiServer, index: &Index, headers: &HeaderMap) -> Result<Response
         let name = if protobuf { "openapi/v2.pb" } else { "openapi/v2.json" };
         let made = server.discovery.get(index, name, || {
             let docs = docs(index);
+            let texts = Descriptions::load();
+            let describe = |name: &str, field: &str| texts.get(name, field);
             pack(&if protobuf {
-                openapi::v2_protobuf(&docs, None)
+                openapi::v2_protobuf(&docs, Some(&describe))
             } else {
-                serde_json::to_vec(&openapi::v2(&docs, None)).map_err(ApiError::internal)?
+                serde_json::to_vec(&openapi::v2(&docs, Some(&describe))).map_err(ApiError::internal)?
             })
         })?;
         return packed(headers, &content_type(protobuf, openapi::V2_PROTOBUF[0]), &made);
@@ -80,7 +83,9 @@ fn v3(
         }
         let name = format!("openapi/v3/{path}.{}", if protobuf { "pb" } else { "json" });
         let made = server.discovery.get(index, &name, || {
-            let value = openapi::v3_group_version(&docs, &group, &version, None)
+            let texts = Descriptions::load();
+            let describe = |name: &str, field: &str| texts.get(name, field);
+            let value = openapi::v3_group_version(&docs, &group, &version, Some(&describe))
                 .ok_or_else(ApiError::no_such_path)?;
             pack(&if protobuf {
                 super::openapi_v3_proto::encode(&value)

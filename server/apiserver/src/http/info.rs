@@ -79,18 +79,13 @@ impl RequestInfo {
             let get = |k: &str| query.iter().find(|(key, _)| key == k).map(|(_, v)| v.as_str());
             if info.verb == "get" {
                 info.verb = "list";
-                if get("watch").is_some_and(|v| super::options::truthy(v)) {
+                if get("watch").is_some_and(super::options::truthy) {
                     info.verb = "watch";
                 }
             }
             if info.verb == "delete" {
                 info.verb = "deletecollection";
             }
-        } else if info.verb == "get"
-            && info.subresource.is_empty()
-            && query.iter().any(|(k, v)| k == "watch" && super::options::truthy(v))
-        {
-            // `GET .../pods/x?watch=true` stays a get upstream; the parameter is ignored.
         }
         Ok(info)
     }

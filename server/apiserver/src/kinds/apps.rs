@@ -17,12 +17,14 @@ pub(super) static KINDS: &[Kind] = &[
         .generation()
         .default(deployment_defaults)
         .validate(validate_deployment)
+        .warn(super::core::warnings::template)
         .validate_update(selector_update),
     Kind::namespaced("apps", "ReplicaSet")
         .status()
         .generation()
         .default(replica_set_defaults)
         .validate(validate_replica_set)
+        .warn(super::core::warnings::template)
         .validate_update(selector_update)
         .select(|o| vec![("status.replicas", int(at(o, "status"), "replicas").unwrap_or(0).to_string())]),
     Kind::namespaced("apps", "StatefulSet")
@@ -30,12 +32,14 @@ pub(super) static KINDS: &[Kind] = &[
         .generation()
         .default(stateful_defaults)
         .validate(validate_stateful)
+        .warn(super::core::warnings::template)
         .validate_update(stateful_update),
     Kind::namespaced("apps", "DaemonSet")
         .status()
         .generation()
         .default(daemon_defaults)
         .validate(validate_daemon)
+        .warn(super::core::warnings::template)
         .validate_update(selector_update),
     Kind::namespaced("apps", "ControllerRevision")
         .validate(|o, errors| {

@@ -21,6 +21,7 @@ pub(super) static KINDS: &[Kind] = &[
         })
         .on_create(create_job)
         .validate(validate_job)
+        .warn(super::core::warnings::template)
         .validate_update(job_update)
         .select(|o| vec![("status.successful", int(at(o, "status"), "succeeded").unwrap_or(0).to_string())]),
     Kind::namespaced("batch", "CronJob").status().generation().default(cron_defaults).validate(validate_cron),

@@ -2,6 +2,7 @@
 
 use super::kind::{Kind, carry};
 use super::support::{at, int, items, same, text, texts};
+use crate::authentication::UserInfo;
 use machinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
@@ -10,6 +11,7 @@ const GROUP: &str = "certificates.k8s.io";
 pub(super) static KINDS: &[Kind] = &[
     Kind::cluster(GROUP, "CertificateSigningRequest")
         .status()
+        .attribute(requester)
         .on_update(update)
         .validate(validate)
         .validate_update(validate_update)
@@ -39,6 +41,25 @@ pub(super) static KINDS: &[Kind] = &[
 /// `signer:name` or a plain name.
 fn bundle_name(name: &str, prefix: bool) -> Vec<String> {
     machinery::names::name_is_subdomain(&name.replace(':', "."), prefix)
+}
+
+/// A request says who made it, whatever the client wrote there.
+fn requester(object: &mut Value, user: &UserInfo) {
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for name in ["username", "uid", "groups", "extra"] {
+        spec.remove(name);
+    }
+    spec.insert("username".into(), user.name.clone().into());
+    if !user.uid.is_empty() {
+        spec.insert("uid".into(), user.uid.clone().into());
+    }
+    if !user.groups.is_empty() {
+        spec.insert("groups".into(), user.groups.clone().into());
+    }
+    if !user.extra.is_empty() {
+        let extra = user.extra.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))).collect();
+        spec.insert("extra".into(), Value::Object(extra));
+    }
 }
 
 /// The request itself never changes; conditions change by `/approval`, the certificate by `/status`.
@@ -202,6 +223,12 @@ mod tests {
             got[1],
             "spec.signerName: Invalid value: \"x\": must be a fully qualified domain and path of the form 'example.com/signer-name'"
         );
+        let mut owned = good.clone();
+        row.attribute(
+            &mut owned,
+            &UserInfo { name: "jane".into(), groups: vec!["dev".into()], ..UserInfo::default() },
+        );
+        assert_eq!((&owned["spec"]["username"], &owned["spec"]["groups"]), (&json!("jane"), &json!(["dev"])));
         let mut approved = good.clone();
         approved["status"] = json!({"conditions": [{"type": "Approved", "status": "True"}]});
         assert!(row.validate_update(&approved, &good, "approval").is_empty());

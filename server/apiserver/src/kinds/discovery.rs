@@ -1,6 +1,6 @@
 //! The group `discovery.k8s.io`.
 
-use super::core::endpoint_ip;
+use super::core::{endpoint_ip, is_own};
 use super::kind::Kind;
 use super::support::{
     at, has, immutable, int, items, items_mut, label, one_of, port_number, preset, text, texts,
@@ -44,12 +44,12 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
         return;
     }
     for (i, endpoint) in endpoints.iter().enumerate() {
-        endpoint_of(endpoint, kind, &list.index(i), errors);
+        endpoint_of(endpoint, kind, is_own(object), &list.index(i), errors);
     }
     ports(object, errors);
 }
 
-fn endpoint_of(endpoint: &Value, kind: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+fn endpoint_of(endpoint: &Value, kind: &str, own: bool, path: &Path<'_>, errors: &mut FieldErrors) {
     let addresses = path.child("addresses");
     let count = items(endpoint, "addresses").len();
     if count == 0 {
@@ -61,7 +61,11 @@ fn endpoint_of(endpoint: &Value, kind: &str, path: &Path<'_>, errors: &mut Field
         let at_i = addresses.index(i);
         match kind {
             "IPv4" | "IPv6" => {
-                endpoint_ip(address, &at_i, errors);
+                if own {
+                    super::support::ip(address, &at_i, errors);
+                } else {
+                    endpoint_ip(address, &at_i, errors);
+                }
                 if let Ok(parsed) = address.parse::<std::net::IpAddr>()
                     && parsed.is_ipv4() != (kind == "IPv4")
                 {

@@ -2,6 +2,7 @@
 
 use super::Strategy;
 use super::support::{is_set, same};
+use crate::authentication::UserInfo;
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
 use machinery::names::{self, NameCheck};
@@ -13,6 +14,7 @@ type Validate = fn(&Value, &mut FieldErrors);
 type ValidateUpdate = fn(&Value, &Value, &str, &mut FieldErrors);
 type Select = fn(&Value) -> Vec<(&'static str, String)>;
 type Grace = fn(&Value, Option<i64>) -> Option<i64>;
+type Attribute = fn(&mut Value, &UserInfo);
 type Warn = fn(&Value, Option<&Value>) -> Vec<String>;
 
 const META: Path<'static> = Path::new("metadata");
@@ -37,6 +39,7 @@ pub struct Kind {
     select: Option<Select>,
     grace: Option<Grace>,
     warn: Option<Warn>,
+    attribute: Option<Attribute>,
 }
 
 impl Kind {
@@ -57,6 +60,7 @@ impl Kind {
             select: None,
             grace: None,
             warn: None,
+            attribute: None,
         }
     }
 
@@ -135,6 +139,11 @@ impl Kind {
         self
     }
 
+    pub const fn attribute(mut self, f: Attribute) -> Self {
+        self.attribute = Some(f);
+        self
+    }
+
     pub const fn warn(mut self, f: Warn) -> Self {
         self.warn = Some(f);
         self
@@ -201,6 +210,12 @@ impl Strategy for &'static Kind {
         }
     }
 
+    fn attribute(&self, object: &mut Value, user: &UserInfo) {
+        if let Some(f) = self.attribute {
+            f(object, user);
+        }
+    }
+
     fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if self.status && subresource.is_empty() {
             carry(object, old, "status");
@@ -211,7 +226,8 @@ impl Strategy for &'static Kind {
         if let Some(f) = self.update {
             f(object, old, subresource);
         }
-        if self.generation.is_empty() {
+        // Being bound to a node is no wish of the owner's, so no new generation.
+        if self.generation.is_empty() || subresource == "binding" {
             carry_generation(object, old);
             return;
         }

@@ -26,6 +26,7 @@ mod support;
 
 pub use kind::Kind;
 
+use crate::authentication::UserInfo;
 use machinery::field::FieldErrors;
 use serde_json::Value;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub trait Strategy: Send + Sync {
     fn default(&self, _object: &mut Value) {}
     /// Clears what a client may not set on create (status, server-owned fields). `metadata` is done generically.
     fn prepare_for_create(&self, _object: &mut Value) {}
+    /// Writes the creator into an object that names its creator; runs after [`prepare_for_create`](Self::prepare_for_create).
+    fn attribute(&self, _object: &mut Value, _user: &UserInfo) {}
     /// Carries over what this (sub)resource may not change, and bumps `metadata.generation` when the spec did.
     fn prepare_for_update(&self, _object: &mut Value, _old: &Value, _subresource: &str) {}
     fn validate(&self, _object: &Value) -> FieldErrors {

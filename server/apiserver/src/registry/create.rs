@@ -50,6 +50,14 @@ impl ApiServer {
         warnings: &mut Vec<String>,
     ) -> Result<Stored, ApiError> {
         let resource = target.resource;
+        if resource.custom.as_ref().is_some_and(|c| c.terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::generic(405, "MethodNotAllowed", why).on(
+                &resource.group,
+                &resource.plural,
+                "",
+            ));
+        }
         let options = target.options.to_value("CreateOptions");
         let dry_run = target.options.dry_run;
         if !meta::text(&object, "resourceVersion").is_empty() {
@@ -77,13 +85,14 @@ impl ApiServer {
         let request = target.admission(Operation::Create, &name, None, &options, dry_run);
         self.admit(&request, &mut object).await?;
         strategy.prepare_for_create(&mut object);
+        strategy.attribute(&mut object, target.user);
         schemas::default(resource, &mut object);
         if !managed {
             schemas::manage_update(resource, None, &mut object, &target.manager, target.subresource);
         }
         let mut allocation = self.services.allocate(resource, &mut object, None)?;
         let mut errors = schemas::validate_metadata(resource, &object);
-        errors.0.extend(schemas::validate(resource, &object, None).0);
+        errors.0.extend(schemas::validate(resource, &object).0);
         errors.0.extend(strategy.validate(&object).0);
         if !errors.0.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(&object), &errors));
@@ -91,6 +100,7 @@ impl ApiServer {
         for text in strategy.warnings(&object, None) {
             warnings.push(text);
         }
+        warnings.extend(self.admission_warnings(&request, &object));
         self.admit_validating(&request, Some(&object)).await?;
         if dry_run {
             // Nothing is written, but a taken name is still an error.

@@ -37,9 +37,26 @@ impl ApiServer {
         target: &Target<'_>,
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
+        self.delete_with(target, options, false).await
+    }
+
+    /// A delete that admission has agreed to already, under another name.
+    pub(crate) async fn delete_admitted(
+        &self,
+        target: &Target<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ApiError> {
+        self.delete_with(target, options, true).await
+    }
+
+    async fn delete_with(
+        &self,
+        target: &Target<'_>,
+        options: &DeleteOptions,
+        mut admitted: bool,
+    ) -> Result<Deleted, ApiError> {
         let resource = target.resource;
         let mut current = self.storage.current(resource, target.namespace, target.name).await?;
-        let mut admitted = false;
         for _ in 0..ATTEMPTS {
             let Some((mut old, revision)) = current else { return Err(target.not_found()) };
             check_preconditions(target, options, &old)?;
@@ -164,12 +181,15 @@ fn plan(resource: &Resource, old: &Value, options: &DeleteOptions) -> Result<Pla
     }
     let mut marked = old.clone();
     meta::set(&mut marked, "deletionTimestamp", meta::time(Utc::now() + Duration::seconds(seconds)));
-    meta::set(&mut marked, "deletionGracePeriodSeconds", seconds);
     meta::set_finalizers(&mut marked, &wanted);
+    let namespace = resource.plural == "namespaces" && resource.group.is_empty();
+    if !namespace {
+        meta::set(&mut marked, "deletionGracePeriodSeconds", seconds);
+    }
     if let Some(generation) = old["metadata"]["generation"].as_i64().filter(|g| *g > 0) {
         meta::set(&mut marked, "generation", generation + 1);
     }
-    if resource.plural == "namespaces" && resource.group.is_empty() {
+    if namespace {
         marked["status"]["phase"] = "Terminating".into();
     }
     Ok(Plan::Mark(marked))

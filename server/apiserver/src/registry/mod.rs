@@ -101,6 +101,12 @@ impl ApiServer {
         })
     }
 
+    /// Warnings of admission plugins for an accepted object.
+    pub(crate) fn admission_warnings(&self, request: &Request<'_>, object: &Value) -> Vec<String> {
+        let plugins = self.config.admission.iter().filter(|plugin| plugin.handles(request));
+        plugins.flat_map(|plugin| plugin.warnings(request, object)).collect()
+    }
+
     pub(crate) fn admit_validating<'a>(
         &'a self,
         request: &'a Request<'a>,
@@ -130,7 +136,8 @@ impl ApiServer {
 fn denied(d: Denied, request: &Request<'_>) -> ApiError {
     let name = request.name;
     match (d.code, d.reason) {
-        (403, _) | (0, _) => ApiError::forbidden(request.group, request.resource, name, &d.message),
+        // A refusal without a reason is complete as it is: a webhook's.
+        (403, "Forbidden") | (0, _) => ApiError::forbidden(request.group, request.resource, name, &d.message),
         (code, reason) => ApiError::bad_request(d.message).with_code(code, reason),
     }
 }

@@ -1,11 +1,13 @@
 //! Label and field selectors over cached entries.
 
 use crate::cache::Entry;
+use crate::crd::Custom;
 use crate::http::options::ListOptions;
 use crate::resolve::Resource;
 use crate::status::ApiError;
 use machinery::{fields, labels};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Both selectors of a request, checked against what the resource can select by.
 #[derive(Clone, Default)]
@@ -14,11 +16,13 @@ pub struct Selection {
     fields: Option<fields::Selector>,
     /// The fields ask for more than name and namespace.
     deep: bool,
+    /// Custom kinds read their selectable fields off the object.
+    custom: Option<Arc<Custom>>,
 }
 
 impl Selection {
     pub fn read(resource: &Resource, options: &ListOptions) -> Result<Self, ApiError> {
-        let mut out = Self::default();
+        let mut out = Self { custom: resource.custom.clone(), ..Self::default() };
         if let Some(text) = &options.label_selector {
             let parsed = labels::Selector::parse(text).map_err(|e| ApiError::bad_request(e.to_string()))?;
             out.labels = (!parsed.is_empty()).then_some(parsed);
@@ -65,6 +69,21 @@ impl Selection {
             return false;
         }
         let Some(selector) = &self.fields else { return true };
+        if self.deep
+            && let Some(custom) = &self.custom
+        {
+            let Ok(object) = entry.object() else { return false };
+            let values: Vec<(&str, String)> = selector
+                .terms()
+                .iter()
+                .filter_map(|t| Some((t.field.as_str(), custom.field(&object, &t.field)?)))
+                .collect();
+            return selector.matches(|field| match field {
+                "metadata.name" => Some(&*entry.name),
+                "metadata.namespace" => Some(&*entry.namespace),
+                other => values.iter().find(|(k, _)| *k == other).map(|(_, v)| v.as_str()),
+            });
+        }
         let deep = if self.deep { Some(entry.fields()) } else { None };
         selector.matches(|field| match field {
             "metadata.name" => Some(&*entry.name),

@@ -91,7 +91,6 @@ impl ApiServer {
         let part = if mode.as_main { "" } else { target.subresource };
         if !mode.trusted {
             strategy.prepare_for_update(&mut new, old, part);
-            schemas::prepare_status(resource, &mut new, old, part);
         }
         schemas::default(resource, &mut new);
         let mut allocation = self.services.allocate(resource, &mut new, Some(old))?;
@@ -100,13 +99,14 @@ impl ApiServer {
         }
         if !mode.trusted {
             let mut errors = schemas::validate_metadata_update(resource, &new, old);
-            errors.0.extend(schemas::validate(resource, &new, Some(old)).0);
+            errors.0.extend(schemas::validate(resource, &new).0);
             errors.0.extend(strategy.validate_update(&new, old, part).0);
             if !errors.0.is_empty() {
                 return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
             }
         }
         warnings.extend(strategy.warnings(&new, Some(old)));
+        warnings.extend(self.admission_warnings(&request, &new));
         self.admit_validating(&request, Some(&new)).await?;
         meta::set_revision(&mut new, revision);
         if dry_run {

@@ -393,10 +393,9 @@ fn carry_over(new: &mut Value, old: &Value) {
     if !wants_health_port(new)
         && wants_health_port(old)
         && new["healthCheckNodePort"] == old["healthCheckNodePort"]
+        && let Some(spec) = new.as_object_mut()
     {
-        if let Some(spec) = new.as_object_mut() {
-            spec.remove("healthCheckNodePort");
-        }
+        spec.remove("healthCheckNodePort");
     }
 }
 

@@ -1,6 +1,7 @@
 //! `pods/eviction`: a delete that asks the disruption budget first.
 
 use crate::ApiServer;
+use crate::admission::{Operation, Request};
 use crate::chain::Call;
 use crate::encode;
 use crate::http::options::{DeleteOptions, WriteOptions};
@@ -51,13 +52,30 @@ pub(super) async fn create(
         options: &options,
         manager: manager(&options.field_manager, &agent),
     };
+    let asked = options.to_value("CreateOptions");
+    let admission = Request {
+        operation: Operation::Create,
+        group: "",
+        version: "v1",
+        kind: "Eviction",
+        resource: "pods",
+        subresource: "eviction",
+        namespace,
+        name,
+        old: None,
+        options: &asked,
+        user: &call.user,
+        dry_run: delete.dry_run,
+    };
+    server.admit(&admission, &mut eviction.clone()).await?;
+    server.admit_validating(&admission, Some(&eviction)).await?;
     let Some((pod, _)) = server.storage.current(resource, namespace, name).await? else {
         return Err(target.not_found());
     };
     if !ignores_budgets(&pod) {
         ask_budget(server, call, &options, &delete, namespace, &pod).await?;
     }
-    server.delete(&target, &delete).await?;
+    server.delete_admitted(&target, &delete).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     encode::other(accept, 201, &status, schemas::status_shape())

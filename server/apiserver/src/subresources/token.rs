@@ -1,6 +1,7 @@
 //! `serviceaccounts/token`.
 
 use crate::ApiServer;
+use crate::admission::{Operation, Request};
 use crate::chain::Call;
 use crate::encode;
 use crate::http::options::WriteOptions;
@@ -38,6 +39,23 @@ pub(super) async fn create(
     }
     // The account may have been made a moment ago.
     server.storage.cache().fresh(crate::storage::PATIENCE).await?;
+    let asked = options.to_value("CreateOptions");
+    let admission = Request {
+        operation: Operation::Create,
+        group: "",
+        version: "v1",
+        kind: "TokenRequest",
+        resource: "serviceaccounts",
+        subresource: "token",
+        namespace,
+        name,
+        old: None,
+        options: &asked,
+        user: &call.user,
+        dry_run: options.dry_run,
+    };
+    server.admit(&admission, &mut request).await?;
+    server.admit_validating(&admission, Some(&request)).await?;
     let answer = tokens.create(namespace, name, &request).map_err(|e| match e {
         RequestError::Invalid(errors) => {
             ApiError::invalid("authentication.k8s.io", "TokenRequest", name, &FieldErrors(errors))

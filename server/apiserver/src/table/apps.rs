@@ -137,9 +137,7 @@ const CONTROLLER_REVISION: Printer = Printer {
             items(&o["metadata"]["ownerReferences"]).iter().find(|r| r["controller"] == Value::Bool(true));
         let controller = owner.map_or(String::new(), |r| {
             let group = text(&r["apiVersion"]).split_once('/').map_or("", |(g, _)| g);
-            crate::status::group_resource(group, &format!("{}", text(&r["kind"]).to_lowercase()))
-                + "/"
-                + text(&r["name"])
+            crate::status::group_resource(group, &text(&r["kind"]).to_lowercase()) + "/" + text(&r["name"])
         });
         vec![name(o), or_none(controller), int(&o["revision"]).into(), age(o)]
     },

@@ -19,8 +19,8 @@ pub(super) fn printer(group: &str, kind: &str) -> Option<&'static Printer> {
         "Secret" => &SECRET,
         "ServiceAccount" => &SERVICE_ACCOUNT,
         "Endpoints" => &ENDPOINTS,
-        "PersistentVolume" => &VOLUME,
-        "PersistentVolumeClaim" => &CLAIM,
+        "PersistentVolume" => &super::volumes::VOLUME,
+        "PersistentVolumeClaim" => &super::volumes::CLAIM,
         "ResourceQuota" => &QUOTA,
         "PodTemplate" => &POD_TEMPLATE,
         "ComponentStatus" => &COMPONENT_STATUS,
@@ -400,90 +400,6 @@ fn endpoints(o: &Value) -> Value {
     let shown = all.join(",");
     if more > 0 { format!("{shown} + {more} more...").into() } else { or_none(shown) }
 }
-
-fn access_modes(value: &Value) -> String {
-    let short = |mode: &Value| match text(mode) {
-        "ReadWriteOnce" => "RWO",
-        "ReadOnlyMany" => "ROX",
-        "ReadWriteMany" => "RWX",
-        "ReadWriteOncePod" => "RWOP",
-        _ => "",
-    };
-    items(value).iter().map(short).filter(|s| !s.is_empty()).collect::<Vec<_>>().join(",")
-}
-
-const VOLUME: Printer = Printer {
-    columns: &[
-        NAME,
-        column("Capacity"),
-        column("Access Modes"),
-        column("Reclaim Policy"),
-        column("Status"),
-        column("Claim"),
-        column("StorageClass"),
-        column("VolumeAttributesClass"),
-        column("Reason"),
-        AGE,
-        wide("VolumeMode"),
-    ],
-    cells: |o| {
-        let (spec, status) = (&o["spec"], &o["status"]);
-        let claim = &spec["claimRef"];
-        let claim = if claim.is_object() {
-            format!("{}/{}", text(&claim["namespace"]), text(&claim["name"]))
-        } else {
-            String::new()
-        };
-        let phase = if meta::deleting(o) { "Terminating" } else { text(&status["phase"]) };
-        vec![
-            name(o),
-            text(&spec["capacity"]["storage"]).into(),
-            access_modes(&spec["accessModes"]).into(),
-            text(&spec["persistentVolumeReclaimPolicy"]).into(),
-            phase.into(),
-            claim.into(),
-            text(&spec["storageClassName"]).into(),
-            unset(&spec["volumeAttributesClassName"]),
-            text(&status["reason"]).into(),
-            age(o),
-            unset(&spec["volumeMode"]),
-        ]
-    },
-};
-
-fn unset(value: &Value) -> Value {
-    if text(value).is_empty() { "<unset>".into() } else { value.clone() }
-}
-
-const CLAIM: Printer = Printer {
-    columns: &[
-        NAME,
-        column("Status"),
-        column("Volume"),
-        column("Capacity"),
-        column("Access Modes"),
-        column("StorageClass"),
-        column("VolumeAttributesClass"),
-        AGE,
-        wide("VolumeMode"),
-    ],
-    cells: |o| {
-        let (spec, status) = (&o["spec"], &o["status"]);
-        let phase = if meta::deleting(o) { "Terminating" } else { text(&status["phase"]) };
-        let bound = !text(&spec["volumeName"]).is_empty();
-        vec![
-            name(o),
-            phase.into(),
-            text(&spec["volumeName"]).into(),
-            if bound { text(&status["capacity"]["storage"]).into() } else { "".into() },
-            if bound { access_modes(&status["accessModes"]).into() } else { "".into() },
-            text(&spec["storageClassName"]).into(),
-            unset(&spec["volumeAttributesClassName"]),
-            age(o),
-            unset(&spec["volumeMode"]),
-        ]
-    },
-};
 
 const QUOTA: Printer = Printer {
     columns: &[NAME, column("Request"), column("Limit"), AGE],

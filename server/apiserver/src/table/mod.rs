@@ -3,9 +3,11 @@
 mod apps;
 mod core;
 mod others;
+mod volumes;
 mod words;
 
 pub use words::human_duration;
+pub(crate) use words::since;
 
 use crate::resolve::Resource;
 use crate::status::ApiError;

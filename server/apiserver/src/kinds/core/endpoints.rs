@@ -17,6 +17,11 @@ fn default(object: &mut Value) {
     }
 }
 
+/// The API server's own endpoints: on a machine without any network it can only name loopback.
+pub(in crate::kinds) fn is_own(object: &Value) -> bool {
+    machinery::meta::name(object) == "kubernetes" && machinery::meta::namespace(object) == "default"
+}
+
 /// An address that traffic can be sent to.
 pub(in crate::kinds) fn endpoint_ip(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     ip(address, path, errors);
@@ -25,6 +30,7 @@ pub(in crate::kinds) fn endpoint_ip(address: &str, path: &Path<'_>, errors: &mut
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
     let subsets = Path::new("subsets");
+    let own = is_own(object);
     for (i, subset) in items(object, "subsets").iter().enumerate() {
         let at_i = subsets.index(i);
         if items(subset, "addresses").is_empty() && items(subset, "notReadyAddresses").is_empty() {
@@ -34,7 +40,11 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
             let addresses = at_i.child(list);
             for (n, address) in items(subset, list).iter().enumerate() {
                 let path = addresses.index(n);
-                endpoint_ip(text(address, "ip"), &path.child("ip"), errors);
+                if own {
+                    ip(text(address, "ip"), &path.child("ip"), errors);
+                } else {
+                    endpoint_ip(text(address, "ip"), &path.child("ip"), errors);
+                }
                 if !text(address, "hostname").is_empty() {
                     label(text(address, "hostname"), &path.child("hostname"), errors);
                 }

@@ -20,9 +20,10 @@ mod security;
 mod service;
 mod volume;
 mod volumes;
+pub(super) mod warnings;
 
 pub(super) use claims::claim_spec;
-pub(super) use endpoints::endpoint_ip;
+pub(super) use endpoints::{endpoint_ip, is_own};
 
 use super::kind::Kind;
 

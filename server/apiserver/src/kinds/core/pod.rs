@@ -17,7 +17,8 @@ pub(super) const KIND: Kind = Kind::namespaced("", "Pod")
     .validate(validate)
     .validate_update(validate_update)
     .select(select)
-    .grace(grace);
+    .grace(grace)
+    .warn(|o, old| super::warnings::pod(at(o, "spec"), old.map(|o| at(o, "spec")), "spec"));
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -478,6 +479,7 @@ mod tests {
         let update = |f: &dyn Fn(&mut Value)| {
             let mut new = old.clone();
             f(&mut new);
+            (&POD).default(&mut new);
             (&POD).prepare_for_update(&mut new, &old, "");
             (
                 (&POD).validate_update(&new, &old, "").0.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -50,10 +50,10 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
         }
     };
     match text(object, "type") {
-        "kubernetes.io/service-account-token" => {
-            if meta::annotation(object, ACCOUNT).is_none_or(str::is_empty) {
-                errors.required(&Path::new("metadata.annotations").key(ACCOUNT), "");
-            }
+        "kubernetes.io/service-account-token"
+            if meta::annotation(object, ACCOUNT).is_none_or(str::is_empty) =>
+        {
+            errors.required(&Path::new("metadata.annotations").key(ACCOUNT), "");
         }
         "kubernetes.io/dockercfg" => docker(object, ".dockercfg", &data, errors),
         "kubernetes.io/dockerconfigjson" => docker(object, ".dockerconfigjson", &data, errors),

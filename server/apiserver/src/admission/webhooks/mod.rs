@@ -1,0 +1,237 @@
+//! MutatingAdmissionWebhook and ValidatingAdmissionWebhook: other servers have a say.
+//!
+//! Mutating hooks run one after another, and once more where a later one changed what they saw and they asked for
+//! that; validating hooks run at once. A hook that cannot be asked is a refusal or is passed over, as it says.
+
+mod config;
+mod transport;
+
+pub use transport::{Endpoint, WebhookTransport};
+
+use super::{Denied, Operation, Plugin, Request};
+use crate::reader::{Reader, text};
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use config::{Configurations, Hook, Interest, exempt};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+struct Caller {
+    reader: Arc<dyn Reader>,
+    transport: Arc<dyn WebhookTransport>,
+    configurations: Configurations,
+}
+
+/// What a hook said: a JSON patch, maybe.
+type Verdict = Result<Option<Value>, Denied>;
+
+impl Caller {
+    fn review(r: &Request<'_>, object: Option<&Value>, uid: &str) -> Bytes {
+        let kind = object.or(r.old).map(|o| text(o, "/kind")).filter(|k| !k.is_empty()).unwrap_or(r.kind);
+        let kind = json!({"group": r.group, "version": r.version, "kind": kind});
+        let resource = json!({"group": r.group, "version": r.version, "resource": r.resource});
+        let mut request = json!({
+            "uid": uid,
+            "kind": kind,
+            "resource": resource,
+            "requestKind": kind,
+            "requestResource": resource,
+            "operation": r.operation.word(),
+            "userInfo": r.user.to_json(),
+            "object": object,
+            "oldObject": r.old,
+            "dryRun": r.dry_run,
+            "options": r.options,
+        });
+        for (key, value) in [
+            ("subResource", r.subresource),
+            ("requestSubResource", r.subresource),
+            ("name", r.name),
+            ("namespace", r.namespace),
+        ] {
+            if !value.is_empty() {
+                request[key] = value.into();
+            }
+        }
+        let review =
+            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request});
+        review.to_string().into()
+    }
+
+    /// Asks one hook. A failure to ask is `Ok(None)` where the hook is to be ignored then.
+    async fn ask(&self, hook: &Hook, r: &Request<'_>, object: Option<&Value>) -> Verdict {
+        let interest = hook.interest(&*self.reader, r, object);
+        let outcome = match interest {
+            Interest::No => return Ok(None),
+            Interest::Unknown(why) => Err(why),
+            Interest::Yes if r.dry_run && !hook.dry_run => {
+                return Err(Denied::bad_request(format!(
+                    "admission webhook {:?} does not support dry run",
+                    hook.name
+                )));
+            }
+            Interest::Yes if hook.conditional => {
+                Err("matchConditions are not evaluated by this server".into())
+            }
+            Interest::Yes => self.call(hook, r, object).await,
+        };
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(why) if hook.ignore_failure => {
+                tracing::warn!(webhook = hook.name, error = why, "failed calling webhook, failing open");
+                return Ok(None);
+            }
+            Err(why) => {
+                return Err(Denied::internal(format!("failed calling webhook {:?}: {why}", hook.name)));
+            }
+        };
+        if answer["allowed"] == true {
+            return Ok(Some(answer));
+        }
+        let (message, reason) = (text(&answer, "/status/message"), text(&answer, "/status/reason"));
+        let by = format!("admission webhook {:?} denied the request", hook.name);
+        let message = match (message, reason) {
+            ("", "") => format!("{by} without explanation"),
+            ("", reason) => format!("{by}: {reason}"),
+            (message, _) => format!("{by}: {message}"),
+        };
+        let code = answer.pointer("/status/code").and_then(Value::as_u64).unwrap_or(0);
+        let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
+        // No reason of our own: the message is complete and is not wrapped.
+        Err(Denied { code, reason: "", message })
+    }
+
+    /// The `response` of the answered review.
+    async fn call(&self, hook: &Hook, r: &Request<'_>, object: Option<&Value>) -> Result<Value, String> {
+        let endpoint = hook.endpoint.as_ref().map_err(Clone::clone)?;
+        let uid = uuid::Uuid::new_v4().to_string();
+        let call = self.transport.call(endpoint, Self::review(r, object, &uid));
+        let post = || format!("failed to call webhook: Post {:?}", endpoint.shown(hook.timeout));
+        let answer = match tokio::time::timeout(hook.timeout, call).await {
+            Ok(Ok(answer)) => transport::decode(&answer).map_err(|why| format!("{}: {why}", post()))?,
+            Ok(Err(why)) => return Err(format!("{}: {why}", post())),
+            Err(_) => return Err(format!("{}: context deadline exceeded", post())),
+        };
+        let response = &answer["response"];
+        if !response.is_object() || text(response, "/uid") != uid {
+            let given = text(response, "/uid");
+            return Err(format!(
+                "received invalid webhook response: expected response.uid={uid:?}, got {given:?}"
+            ));
+        }
+        Ok(response.clone())
+    }
+}
+
+fn handles(r: &Request<'_>) -> bool {
+    !exempt(r)
+}
+
+pub(super) struct MutatingAdmissionWebhook(Caller);
+
+impl MutatingAdmissionWebhook {
+    pub fn new(reader: Arc<dyn Reader>, transport: Option<Arc<dyn WebhookTransport>>) -> Self {
+        Self(caller(reader, transport, "mutatingwebhookconfigurations"))
+    }
+
+    /// Whether the object was changed.
+    async fn apply(&self, hook: &Hook, r: &Request<'_>, object: &mut Value) -> Result<bool, Denied> {
+        let Some(answer) = self.0.ask(hook, r, Some(object)).await? else { return Ok(false) };
+        let encoded = text(&answer, "/patch");
+        if encoded.is_empty() {
+            return Ok(false);
+        }
+        let broken = |why: String| Denied::internal(format!("failed calling webhook {:?}: {why}", hook.name));
+        if text(&answer, "/patchType") != "JSONPatch" {
+            return Err(broken(format!("unsupported patch type {:?}", text(&answer, "/patchType"))));
+        }
+        let patch = STANDARD.decode(encoded).map_err(|_| broken("the patch is not base64".into()))?;
+        let patch: Value = serde_json::from_slice(&patch).map_err(|e| broken(format!("the patch: {e}")))?;
+        let mut changed = object.clone();
+        machinery::patch::json_patch::apply(&mut changed, &patch)
+            .map_err(|e| broken(format!("the patch: {e}")))?;
+        if changed == *object {
+            return Ok(false);
+        }
+        *object = changed;
+        Ok(true)
+    }
+}
+
+pub(super) struct ValidatingAdmissionWebhook(Caller);
+
+impl ValidatingAdmissionWebhook {
+    pub fn new(reader: Arc<dyn Reader>, transport: Option<Arc<dyn WebhookTransport>>) -> Self {
+        Self(caller(reader, transport, "validatingwebhookconfigurations"))
+    }
+}
+
+fn caller(
+    reader: Arc<dyn Reader>,
+    transport: Option<Arc<dyn WebhookTransport>>,
+    resource: &'static str,
+) -> Caller {
+    let transport = transport.unwrap_or_else(|| Arc::new(transport::Https { reader: reader.clone() }));
+    Caller { reader, transport, configurations: Configurations::new(resource) }
+}
+
+#[async_trait]
+impl Plugin for MutatingAdmissionWebhook {
+    fn name(&self) -> &'static str {
+        "MutatingAdmissionWebhook"
+    }
+
+    fn handles(&self, r: &Request<'_>) -> bool {
+        handles(r)
+    }
+
+    async fn mutate(&self, r: &Request<'_>, object: &mut Value) -> Result<(), Denied> {
+        let hooks = self.0.configurations.hooks(&*self.0.reader);
+        let mut last_change = None;
+        for (at, hook) in hooks.iter().enumerate() {
+            if self.apply(hook, r, object).await? {
+                last_change = Some(at);
+            }
+        }
+        // Those that ran before the last change and want to see it.
+        for hook in hooks.iter().take(last_change.unwrap_or(0)).filter(|h| h.reinvoke) {
+            self.apply(hook, r, object).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes have nothing to mutate, but mutating hooks may refuse them.
+    async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
+        if object.is_none() && r.operation == Operation::Delete {
+            for hook in self.0.configurations.hooks(&*self.0.reader) {
+                self.0.ask(&hook, r, None).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Plugin for ValidatingAdmissionWebhook {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionWebhook"
+    }
+
+    fn handles(&self, r: &Request<'_>) -> bool {
+        handles(r)
+    }
+
+    async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
+        let hooks = self.0.configurations.hooks(&*self.0.reader);
+        if hooks.is_empty() {
+            return Ok(());
+        }
+        let verdicts = futures::future::join_all(hooks.iter().map(|hook| self.0.ask(hook, r, object))).await;
+        verdicts.into_iter().try_for_each(|verdict| verdict.map(drop))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! One served version of one definition.
+
+use super::jsonpath::JsonPath;
+use crate::cache::{Cache, GroupResource};
+use crate::kinds::Strategy;
+use crate::registry::meta;
+use crate::resolve::{Resource, Subresource};
+use crate::resources::verbs;
+use crate::schemas::SchemaRef;
+use crate::subresources::ScalePaths;
+use crate::table::since;
+use machinery::field::{FieldErrors, Path};
+use machinery::schema::structural::{Validator, compile, validator};
+use machinery::schema::{Schema, TypeId};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// What a definition says of one of its versions beyond what every resource has.
+pub struct Custom {
+    /// Name of the definition.
+    pub definition: String,
+    pub terminating: bool,
+    /// Objects of more than one version may be stored.
+    pub mixed: bool,
+    storage: Option<(SchemaRef, TypeId)>,
+    validator: Option<Validator>,
+    published: Option<Value>,
+    columns: Vec<Column>,
+    scale: Option<ScalePaths>,
+    selectable: Vec<(String, JsonPath)>,
+}
+
+struct Column {
+    definition: Value,
+    path: Option<JsonPath>,
+    date: bool,
+}
+
+/// The strategy of every custom kind: the split of status and the rest, and generations.
+struct CustomStrategy {
+    status: bool,
+}
+
+impl Strategy for CustomStrategy {
+    fn prepare_for_create(&self, object: &mut Value) {
+        if self.status
+            && let Some(map) = object.as_object_mut()
+        {
+            map.remove("status");
+        }
+        meta::set(object, "generation", 1);
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: &str) {
+        if subresource == "status" {
+            // Only status, and the owners of it, may change.
+            let status = object.get("status").cloned();
+            let owners = object["metadata"]["managedFields"].clone();
+            let version = object["metadata"]["resourceVersion"].clone();
+            *object = old.clone();
+            meta::set(object, "managedFields", owners);
+            meta::set(object, "resourceVersion", version);
+            if let Some(map) = object.as_object_mut() {
+                match status {
+                    Some(status) => map.insert("status".into(), status),
+                    None => map.remove("status"),
+                };
+            }
+            return;
+        }
+        if self.status
+            && let Some(map) = object.as_object_mut()
+        {
+            match old.get("status") {
+                Some(status) => map.insert("status".into(), status.clone()),
+                None => map.remove("status"),
+            };
+        }
+        let bare = |o: &Value| {
+            let mut o = o.clone();
+            if let Some(map) = o.as_object_mut() {
+                map.remove("metadata");
+                map.remove("apiVersion");
+                if self.status {
+                    map.remove("status");
+                }
+            }
+            o
+        };
+        let generation = old["metadata"]["generation"].as_i64().unwrap_or(1);
+        let changed = bare(object) != bare(old);
+        meta::set(object, "generation", if changed { generation + 1 } else { generation });
+    }
+}
+
+impl Custom {
+    pub fn selects_by(&self, field: &str) -> bool {
+        self.selectable.iter().any(|(name, _)| name == field)
+    }
+
+    /// The value of a selectable field.
+    pub fn field(&self, object: &Value, field: &str) -> Option<String> {
+        let (_, path) = self.selectable.iter().find(|(name, _)| name == field)?;
+        path.find(object).first().map(|v| match v {
+            Value::String(s) => s.clone(),
+            other => other.to_string(),
+        })
+    }
+
+    pub fn published_schema(&self) -> Option<Value> {
+        self.published.clone()
+    }
+
+    pub(crate) fn scale(&self) -> Option<ScalePaths> {
+        self.scale.clone()
+    }
+
+    pub fn columns(&self) -> Vec<Value> {
+        let name =
+            json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0});
+        std::iter::once(name).chain(self.columns.iter().map(|c| c.definition.clone())).collect()
+    }
+
+    pub fn cells(&self, object: &Value) -> Vec<Value> {
+        let mut out = vec![object["metadata"]["name"].clone()];
+        for column in &self.columns {
+            let found = column.path.as_ref().map(|p| p.find(object)).unwrap_or_default();
+            out.push(match found.as_slice() {
+                [] => Value::Null,
+                [one] if column.date => since(one),
+                [one] => (*one).clone(),
+                many => {
+                    let texts: Vec<String> = many
+                        .iter()
+                        .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+                        .collect();
+                    texts.join(",").into()
+                }
+            });
+        }
+        out
+    }
+
+    pub fn validate(&self, object: &Value) -> FieldErrors {
+        self.validator.as_ref().map(|v| v.validate(object)).unwrap_or_default()
+    }
+
+    pub fn storage_shape(&self) -> Option<(&Schema, TypeId)> {
+        self.storage.as_ref().map(|(s, t)| (&**s, *t))
+    }
+}
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn strings(value: &Value) -> Vec<String> {
+    list(value).iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+}
+
+fn compiled(version: &Value) -> Option<(SchemaRef, TypeId)> {
+    let schema = &version["schema"]["openAPIV3Schema"];
+    let at = Path::new("openAPIV3Schema");
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let schema = if schema.is_object() { schema } else { &any };
+    match compile(schema, &at) {
+        Ok((schema, root)) => Some((SchemaRef::Custom(Arc::new(schema)), root)),
+        Err(errors) => {
+            tracing::warn!(error = ?errors.aggregate(), "a stored definition's schema does not compile");
+            None
+        }
+    }
+}
+
+/// Rank of a version in discovery: stable, then beta, then alpha, newer first; other names last.
+pub(super) fn rank(version: &str) -> (u8, std::cmp::Reverse<u32>, std::cmp::Reverse<u32>, String) {
+    use std::cmp::Reverse;
+    let parse = || {
+        let rest = version.strip_prefix('v')?;
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let major: u32 = rest[..digits].parse().ok()?;
+        let tail = &rest[digits..];
+        if tail.is_empty() {
+            return Some((0, major, 0));
+        }
+        let (rank, number) = match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
+            (Some(n), _) => (1, n),
+            (_, Some(n)) => (2, n),
+            _ => return None,
+        };
+        Some((rank, major, number.parse().ok()?))
+    };
+    match parse() {
+        Some((stage, major, minor)) => (stage, Reverse(major), Reverse(minor), String::new()),
+        None => (3, Reverse(0), Reverse(0), version.to_owned()),
+    }
+}
+
+/// The resources a definition serves, in discovery order.
+pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
+    let spec = &definition["spec"];
+    // Names are those that were accepted, which a later edit may not have been yet.
+    let names = if definition["status"]["acceptedNames"]["kind"].is_string() {
+        &definition["status"]["acceptedNames"]
+    } else {
+        &spec["names"]
+    };
+    let group = text(spec, "group");
+    let plural = text(names, "plural");
+    let stored = GroupResource::new(group, plural);
+    let mut versions: Vec<&Value> = list(&spec["versions"]).iter().collect();
+    versions.sort_by_key(|v| rank(text(v, "name")));
+    let Some(storage) = versions.iter().find(|v| v["storage"] == Value::Bool(true)) else {
+        return Vec::new();
+    };
+    let storage_name = text(storage, "name").to_owned();
+    let storage_schema = compiled(storage);
+    let mixed = list(&definition["status"]["storedVersions"]).len() > 1;
+    let mut out = Vec::new();
+    for version in versions.iter().filter(|v| v["served"] == Value::Bool(true)) {
+        let status = version["subresources"]["status"].is_object();
+        let scale = &version["subresources"]["scale"];
+        let mut subresources = Vec::new();
+        let sub = |name: &str, group: &str, version: &str, kind: &str| Subresource {
+            name: name.into(),
+            group: group.into(),
+            version: version.into(),
+            kind: kind.into(),
+            verbs: verbs::GPU,
+        };
+        if scale.is_object() {
+            subresources.push(sub("scale", "autoscaling", "v1", "Scale"));
+        }
+        if status {
+            subresources.push(sub("status", "", "", text(names, "kind")));
+        }
+        let pointer = |field: &str| JsonPath::parse(text(scale, field)).and_then(|p| p.pointer());
+        let schema = &version["schema"]["openAPIV3Schema"];
+        let custom = Custom {
+            definition: meta::name(definition).to_owned(),
+            terminating: meta::deleting(definition),
+            mixed,
+            storage: storage_schema.clone(),
+            validator: schema.is_object().then(|| validator(schema)),
+            published: Some(schema.clone()).filter(Value::is_object),
+            columns: columns(version),
+            scale: match (pointer("specReplicasPath"), pointer("statusReplicasPath")) {
+                (Some(spec), Some(status)) => {
+                    let selector = pointer("labelSelectorPath").filter(|p| !p.is_empty());
+                    Some(ScalePaths { spec, status, selector })
+                }
+                _ => None,
+            },
+            selectable: list(&version["selectableFields"])
+                .iter()
+                .filter_map(|f| {
+                    let path = text(f, "jsonPath");
+                    Some((path.trim_start_matches('.').to_owned(), JsonPath::parse(path)?))
+                })
+                .collect(),
+        };
+        let singular = text(names, "singular");
+        let kind = text(names, "kind");
+        let list_kind = text(names, "listKind");
+        out.push(Resource {
+            group: group.to_owned(),
+            version: text(version, "name").to_owned(),
+            plural: plural.to_owned(),
+            singular: if singular.is_empty() { kind.to_ascii_lowercase() } else { singular.to_owned() },
+            kind: kind.to_owned(),
+            list_kind: if list_kind.is_empty() { format!("{kind}List") } else { list_kind.to_owned() },
+            namespaced: spec["scope"] == "Namespaced",
+            short_names: strings(&names["shortNames"]),
+            categories: strings(&names["categories"]),
+            verbs: verbs::ALL,
+            subresources,
+            storage: (group.to_owned(), storage_name.clone()),
+            cache: cache.resource(&stored),
+            stored: stored.clone(),
+            schema: compiled(version),
+            strategy: Arc::new(CustomStrategy { status }),
+            protobuf: false,
+            ephemeral: false,
+            custom: Some(Arc::new(custom)),
+        });
+    }
+    out
+}
+
+fn columns(version: &Value) -> Vec<Column> {
+    let column = |name: &str, kind: &str, path: &str, rest: &Value| Column {
+        definition: json!({
+            "name": name,
+            "type": kind,
+            "format": text(rest, "format"),
+            "description": text(rest, "description"),
+            "priority": rest["priority"].as_i64().unwrap_or(0),
+        }),
+        path: JsonPath::parse(path),
+        date: kind == "date",
+    };
+    let declared = list(&version["additionalPrinterColumns"]);
+    if declared.is_empty() {
+        return vec![column("Age", "date", ".metadata.creationTimestamp", &Value::Null)];
+    }
+    declared.iter().map(|c| column(text(c, "name"), text(c, "type"), text(c, "jsonPath"), c)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ranked() {
+        let mut all = vec!["v1alpha1", "foo", "v1", "v2beta1", "v10", "v1beta2", "v2"];
+        all.sort_by_key(|v| rank(v));
+        assert_eq!(all, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
+    }
+
+    #[test]
+    fn status_and_the_rest_are_apart() {
+        let strategy = CustomStrategy { status: true };
+        let old = json!({"metadata": {"generation": 1}, "spec": {"a": 1}, "status": {"s": 1}});
+        let mut new = json!({"metadata": {}, "spec": {"a": 2}, "status": {"s": 2}});
+        strategy.prepare_for_update(&mut new, &old, "");
+        assert_eq!((&new["status"]["s"], &new["metadata"]["generation"]), (&json!(1), &json!(2)));
+        let mut new = json!({"metadata": {}, "spec": {"a": 2}, "status": {"s": 2}});
+        strategy.prepare_for_update(&mut new, &old, "status");
+        assert_eq!((&new["spec"]["a"], &new["status"]["s"]), (&json!(1), &json!(2)));
+    }
+}
