@@ -63,8 +63,10 @@ impl Monitors {
         let known =
             |s: &Served| followed.iter().any(|(g, p, _)| *g == s.resource.group && *p == s.resource.plural);
         let new: Vec<&Served> = served.iter().filter(|s| is_followed(s) && !known(s)).collect();
-        for served in new {
-            let index = self.register(served);
+        // All of them before the first is followed: an informer that is full already tells its objects at once, and an
+        // owner of a kind that is not in the table would never be linked.
+        let indexed: Vec<(usize, &Served)> = new.into_iter().map(|s| (self.register(s), s)).collect();
+        for (index, served) in indexed {
             let stop = self.cx.stop.child();
             waits.push(self.follow_one(index, &served.resource, stop.clone()));
             followed.push((served.resource.group.clone(), served.resource.plural.clone(), stop));
