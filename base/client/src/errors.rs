@@ -37,11 +37,9 @@ pub fn is_forbidden(error: &Error) -> bool {
 /// The namespace is going away: creating in it can never succeed.
 pub fn is_namespace_terminating(error: &Error) -> bool {
     let Error::Api(status) = error else { return false };
-    status.is_forbidden()
-        && status
-            .details
-            .as_ref()
-            .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"))
+    let named =
+        status.details.as_ref().is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"));
+    status.is_forbidden() && (named || status.message.ends_with("because it is being terminated"))
 }
 
 /// `Ok(None)` instead of a "not found".

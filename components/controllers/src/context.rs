@@ -68,7 +68,12 @@ impl Context {
     }
 
     pub fn recorder(&self, name: &str) -> EventRecorder {
-        EventRecorder::new(self.client_for(name), name, "", self.stop.clone())
+        self.recorder_as(name, name)
+    }
+
+    /// Events that `identity` writes in the name of `component`.
+    pub fn recorder_as(&self, identity: &str, component: &str) -> EventRecorder {
+        EventRecorder::new(self.client_for(identity), component, "", self.stop.clone())
     }
 }
 

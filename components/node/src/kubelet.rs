@@ -9,7 +9,7 @@ use crate::network::PodNetwork;
 use crate::objects::Objects;
 use crate::pod::actor::{self, Mailbox, Msg};
 use crate::pod::observed::{Observed, is_alive};
-use crate::pod::{identity, labels, plan, stop};
+use crate::pod::{identity, labels, plan, stop, upkeep};
 use crate::probes::Prober;
 use crate::register::NodeKeeper;
 use crate::shared::Shared;
@@ -363,7 +363,7 @@ async fn sweep(shared: Arc<Shared>, inventory: Inventory, uids: BTreeSet<String>
                 pod.metadata.namespace = Some(s.config.pod_namespace.clone());
             }
             stop::stop_pod(shared, &pod, alive, observed.sandbox, grace, &[]).await;
-            actor::remove_everything(shared, &uid).await;
+            upkeep::remove_everything(shared, &uid).await;
         }
     });
     futures::future::join_all(work).await;

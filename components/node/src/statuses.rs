@@ -10,6 +10,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long an idle status waits for a better one.
+const IDLE: Duration = Duration::from_millis(60);
+
 #[derive(Clone)]
 pub struct Statuses {
     inner: Arc<Inner>,
@@ -36,14 +39,15 @@ impl Statuses {
         Self { inner: Arc::new(Inner { client, pods: Mutex::default() }) }
     }
 
-    /// Notes the status; it is written soon. `known` is what the API holds, used the first time only.
-    pub fn set(&self, pod: &Pod, known: Option<&PodStatus>, status: &PodStatus) {
-        self.update(pod, known, |slot| slot.latest = object(status));
+    /// Notes the status; it is written soon. `known` is what the API holds, used the first time only. An `idle` status
+    /// (everything is on its way, as expected) is written only if no better one follows at once.
+    pub fn set(&self, pod: &Pod, known: Option<&PodStatus>, status: &PodStatus, idle: bool) {
+        self.update(pod, known, idle, |slot| slot.latest = object(status));
     }
 
     /// Removes the pod from the API when its last status is written.
     pub fn delete(&self, pod: &Pod) {
-        self.update(pod, None, |slot| slot.delete = true);
+        self.update(pod, None, false, |slot| slot.delete = true);
     }
 
     pub fn forget(&self, uid: &str) {
@@ -57,7 +61,7 @@ impl Statuses {
         }
     }
 
-    fn update(&self, pod: &Pod, known: Option<&PodStatus>, change: impl FnOnce(&mut Slot)) {
+    fn update(&self, pod: &Pod, known: Option<&PodStatus>, idle: bool, change: impl FnOnce(&mut Slot)) {
         let (name, namespace, uid) = crate::pod::identity(pod);
         let mut pods = self.inner.pods.lock();
         let slot = pods.entry(uid.to_owned()).or_insert_with(|| {
@@ -72,10 +76,26 @@ impl Statuses {
             }
         });
         change(slot);
-        if !slot.running && (slot.delete || slot.latest != slot.sent) {
-            slot.running = true;
-            tokio::spawn(drive(self.inner.clone(), uid.to_owned()));
+        drop(pods);
+        if idle {
+            let (inner, uid) = (self.inner.clone(), uid.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(IDLE).await;
+                kick(&inner, &uid);
+            });
+        } else {
+            kick(&self.inner, uid);
         }
+    }
+}
+
+/// Starts writing, if there is something to write and nobody does.
+fn kick(inner: &Arc<Inner>, uid: &str) {
+    let mut pods = inner.pods.lock();
+    let Some(slot) = pods.get_mut(uid) else { return };
+    if !slot.running && (slot.delete || slot.latest != slot.sent) {
+        slot.running = true;
+        tokio::spawn(drive(inner.clone(), uid.to_owned()));
     }
 }
 

@@ -10,8 +10,10 @@ pub mod written;
 use std::time::Duration;
 
 use jiff::Timestamp;
+#[cfg(test)]
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+#[cfg(test)]
 pub fn now() -> Time {
     Time(Timestamp::now())
 }

@@ -26,6 +26,8 @@ use crate::common::until;
 use crate::{Context, Error, synced};
 
 const NAME: &str = "daemonset-controller";
+/// The service account is spelled differently.
+const IDENTITY: &str = "daemon-set-controller";
 const GENERATION: &str = "deprecated.daemonset.template.generation";
 
 struct Loop {
@@ -41,8 +43,8 @@ struct Loop {
 
 pub async fn run(cx: Context) -> Result<(), Error> {
     let controller = Arc::new(Loop {
-        client: cx.client_for(NAME),
-        recorder: cx.recorder(NAME),
+        client: cx.client_for(IDENTITY),
+        recorder: cx.recorder_as(IDENTITY, NAME),
         sets: cx.informers.informer(),
         pods: cx.informers.informer(),
         nodes: cx.informers.informer(),

@@ -17,7 +17,7 @@ use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
 use parking_lot::Mutex;
 use serde_json::json;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::served::{Served, discover};
 use crate::{Context, Error};
@@ -334,10 +334,6 @@ impl Collector {
                 self.loosen(&at, &meta, &[uid.to_string()]).await?;
             }
         }
-        let result = self.drop_finalizer(&place, &owner, ORPHAN).await;
-        if let Err(error) = &result {
-            warn!(uid = &**uid, %error, "cannot take the orphan finalizer off");
-        }
-        result
+        self.drop_finalizer(&place, &owner, ORPHAN).await
     }
 }

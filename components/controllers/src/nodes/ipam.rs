@@ -101,7 +101,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
     })?;
     let controller = Arc::new(Loop {
         client: cx.client_for(NAME),
-        recorder: cx.recorder("cidrAllocator"),
+        recorder: cx.recorder_as(NAME, "cidrAllocator"),
         nodes: cx.informers.informer(),
         queue: WorkQueue::new(),
         ranges: Mutex::new(ranges),

@@ -4,16 +4,17 @@
 //! from the API and everything of it is removed here.
 
 use super::act::{self, Ground as Made, GroundError};
-use super::observed::{self, Ground, Memory, Observed, Waiting, as_container, is_alive};
+use super::observed::{self, Ground, Memory, Observed, Waiting, as_container};
 use super::plan::{Action, View, plan};
 use super::start::{self, Place, StartError};
 use super::status::{self, Inputs};
+use super::upkeep::{merged, pod_key, probe_grace, remove_everything};
 use super::{identity, stop};
 use crate::events::Kind;
 use crate::probes::{Report, Subject, Type};
 use crate::shared::Shared;
 use crate::volumes::{self, PodVolumes};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use runtime::{ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus};
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,7 +135,10 @@ fn adopt(pod: &Pod, observed: &Observed, memory: &mut Memory) {
 
 impl Actor {
     async fn run(mut self) {
-        self.refresh_all().await;
+        if self.observed.sandbox.is_some() || !self.observed.containers.is_empty() {
+            // What happened between the inventory and now came as no event.
+            self.refresh_all().await;
+        }
         let mut wake = self.step();
         while !(self.gone && self.finished()) {
             tokio::select! {
@@ -541,7 +545,9 @@ impl Actor {
             self.memory.done = true;
             let _ = self.back.send(Msg::Look);
         }
-        self.shared.statuses.set(&self.pod, known.as_ref(), &status);
+        let fresh = known.as_ref().is_none_or(|k| k.container_statuses.is_none() || k.phase == status.phase);
+        let idle = fresh && status.phase.as_deref() == Some("Pending") && self.memory.waiting.is_empty();
+        self.shared.statuses.set(&self.pod, known.as_ref(), &status, idle);
         Arc::make_mut(&mut self.pod).status = Some(status);
     }
 
@@ -609,54 +615,6 @@ impl Drop for Actor {
     }
 }
 
-/// Removes every container and sandbox that carries the uid; what still runs must be stopped before.
-pub async fn remove_everything(shared: &Shared, uid: &str) {
-    for c in shared.runtime.list_containers().await.unwrap_or_default() {
-        if c.labels.get(super::labels::POD_UID).is_some_and(|u| u == uid)
-            && let Err(error) = shared.runtime.remove_container(&c.id).await
-        {
-            tracing::warn!(%error, id = c.id, "container not removed");
-        }
-    }
-    for s in shared.runtime.list_pod_sandboxes().await.unwrap_or_default() {
-        if s.config.pod_uid == uid {
-            let _ = shared.runtime.stop_pod_sandbox(&s.id).await;
-            if let Err(error) = shared.runtime.remove_pod_sandbox(&s.id).await {
-                tracing::warn!(%error, id = s.id, "sandbox not removed");
-            }
-        }
-    }
-}
-
-/// Ours is newer than the API's echo of it; everybody else's part is taken from there.
-fn merged(mine: PodStatus, foreign: PodStatus) -> PodStatus {
-    let ours = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
-    let is_ours = |t: &str| ours.contains(&t);
-    let mut conditions = mine.conditions.clone().unwrap_or_default();
-    conditions.retain(|c| is_ours(&c.type_));
-    conditions.extend(foreign.conditions.iter().flatten().filter(|c| !is_ours(&c.type_)).cloned());
-    PodStatus {
-        conditions: Some(conditions),
-        resize: foreign.resize,
-        resource_claim_statuses: foreign.resource_claim_statuses,
-        nominated_node_name: foreign.nominated_node_name,
-        ..mine
-    }
-}
-
-fn pod_key(pod: &Pod) -> String {
-    let (name, namespace, uid) = identity(pod);
-    format!("{name}_{namespace}({uid})")
-}
-
-/// The grace of a kill by a probe may be set on the probe.
-fn probe_grace(pod: &Pod, name: &str) -> Option<i64> {
-    let c = as_container(pod, name)?;
-    let of =
-        |p: Option<&k8s_openapi::api::core::v1::Probe>| p.and_then(|p| p.termination_grace_period_seconds);
-    of(c.liveness_probe.as_ref()).or_else(|| of(c.startup_probe.as_ref()))
-}
-
 async fn sleep(until: Option<Timestamp>) {
     match until {
         None => std::future::pending().await,
@@ -665,11 +623,4 @@ async fn sleep(until: Option<Timestamp>) {
             tokio::time::sleep(wait.try_into().unwrap_or_default()).await;
         }
     }
-}
-
-/// Containers of a pod that are alive, for the callers that only know the runtime's list.
-pub fn alive_of<'a>(all: &'a [ContainerStatus], uid: &str) -> Vec<&'a ContainerStatus> {
-    all.iter()
-        .filter(|c| is_alive(c) && c.labels.get(super::labels::POD_UID).is_some_and(|u| u == uid))
-        .collect()
 }

@@ -14,6 +14,7 @@ pub mod resources;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod upkeep;
 
 use k8s_openapi::api::core::v1::Pod;
 

@@ -514,4 +514,42 @@ mod tests {
         object["status"]["phase"] = "Succeeded".into();
         assert_eq!((&POD).grace_period(&object, None), Some(0));
     }
+
+    /// The owners `kubectl run` leaves on an upstream cluster.
+    #[test]
+    fn a_created_pods_owners_are_upstreams() {
+        let table = machinery::schema::builtin();
+        let root = table.kind("", "v1", "Pod").unwrap();
+        let sent = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "nginx", "namespace": "default", "labels": {"run": "nginx"}},
+            "spec": {"containers": [{"name": "nginx", "image": "nginx", "resources": {}}], "restartPolicy": "Always"}, "status": {}});
+        let strict = machinery::codec::Strictness::Strict;
+        let mut object = machinery::codec::decode_value(sent, &table.schema, root, strict).unwrap().value;
+        (&POD).default(&mut object);
+        (&POD).prepare_for_create(&mut object);
+        let context = machinery::apply::Context {
+            schema: &table.schema,
+            root,
+            manager: "kubectl-run",
+            api_version: "v1",
+            subresource: "",
+            now: "2026-01-01T00:00:00Z",
+            force: false,
+            reset: &[&["status"]],
+            builtin: true,
+        };
+        machinery::apply::update(None, &mut object, &context);
+        assert_eq!(
+            meta::managed_fields(&object)[0]["fieldsV1"],
+            json!({
+                "f:metadata": {"f:labels": {".": {}, "f:run": {}}},
+                "f:spec": {
+                    "f:containers": {"k:{\"name\":\"nginx\"}": {".": {}, "f:image": {}, "f:imagePullPolicy": {}, "f:name": {},
+                        "f:resources": {}, "f:terminationMessagePath": {}, "f:terminationMessagePolicy": {}}},
+                    "f:dnsPolicy": {}, "f:enableServiceLinks": {}, "f:restartPolicy": {}, "f:schedulerName": {},
+                    "f:securityContext": {}, "f:terminationGracePeriodSeconds": {}
+                }
+            })
+        );
+    }
 }
