@@ -71,7 +71,7 @@ pub(crate) async fn handle(
     encode::other(accept, 201, &answer, resource.shape())
 }
 
-/// Upstream's deprecated health list; the parts are in this process or asked through it.
+/// Upstream's deprecated health list: the store alone, since this server cannot ask the other parts.
 async fn component_statuses(
     server: &ApiServer,
     call: &Call,
@@ -85,11 +85,7 @@ async fn component_statuses(
         };
         json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name}, "conditions": [condition]})
     };
-    let all = vec![
-        status("controller-manager", None),
-        status("etcd-0", store.err().map(|e| e.to_string())),
-        status("scheduler", None),
-    ];
+    let all = vec![status("etcd-0", store.err().map(|e| e.to_string()))];
     let accept = verbs::accept(call, resource, true)?;
     let include = crate::table::IncludeObject::read(call.query.text("includeObject"))?;
     if call.info.name.is_empty() {

@@ -362,3 +362,63 @@ async fn scale_and_discovery_and_tables() {
     assert_eq!(table["kind"], "Table");
     assert_eq!(table["rows"][0]["cells"][1], "0/5");
 }
+
+struct Panics;
+
+#[async_trait::async_trait]
+impl apiserver::admission::Plugin for Panics {
+    fn name(&self) -> &'static str {
+        "Panics"
+    }
+    fn handles(&self, request: &apiserver::admission::Request<'_>) -> bool {
+        request.name == "panic"
+    }
+    async fn validate(
+        &self,
+        _: &apiserver::admission::Request<'_>,
+        _: Option<&Value>,
+    ) -> Result<(), apiserver::admission::Denied> {
+        panic!("on purpose")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_one_500_and_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = support::start(dir.path(), 0, |c| c.admission.push(std::sync::Arc::new(Panics))).await;
+    let api = Api { server: started.server, _dir: dir };
+    let (code, status) = api.call("POST", MAPS, map("panic")).await;
+    assert_eq!((code, &status["reason"]), (500, &json!("InternalError")), "{status}");
+    assert_eq!(api.call("POST", MAPS, map("fine")).await.0, 201);
+    assert!(api.server.metrics.render().contains("apiserver_panics_total 1"));
+}
+
+#[tokio::test]
+async fn stopping_ends_watches_and_lets_the_store_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let started = support::start(dir.path(), 0, |_| {}).await;
+    let api = Api { server: started.server, _dir: dir };
+    let made = api.call("POST", MAPS, map("kept")).await.1;
+    let response = api.send("GET", &format!("{MAPS}?watch=1"), "application/json", "").await;
+    started.shutdown.trigger();
+    started.task.await.unwrap();
+    let body = tokio::time::timeout(std::time::Duration::from_secs(20), response.into_body().collect()).await;
+    body.expect("the watch ends with the server").unwrap();
+    let Api { server, _dir: dir } = api;
+    drop(server);
+    // Its tasks end by themselves, and the store with the last of them.
+    let store = dir.path().join("store");
+    for _ in 0..250 {
+        if store::embedded::open(&store, store::embedded::Options::default()).is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let started = support::start(dir.path(), 0, |_| {}).await;
+    let api = Api { server: started.server, _dir: dir };
+    assert_eq!(api.get(&format!("{MAPS}/kept")).await.1, made);
+    // Addresses in use are known again.
+    let taken = json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "x"},
+        "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 1}]}});
+    assert_eq!(api.call("POST", "/api/v1/namespaces/default/services", taken).await.0, 422);
+}

@@ -13,21 +13,17 @@ type Checked = (String, Result<(), String>);
 async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Checked> {
     let started = server.started.load(Ordering::Acquire);
     let when_started = |why: &str| if started { Ok(()) } else { Err(why.to_owned()) };
-    let mut out: Vec<Checked> = vec![("ping".into(), Ok(())), ("log".into(), Ok(()))];
+    let mut out: Vec<Checked> = vec![("ping".into(), Ok(()))];
     let store = server.storage.store().health().await.map_err(|e| e.to_string());
     out.push(("etcd".into(), store.clone()));
     if endpoint == "readyz" {
         out.push(("etcd-readiness".into(), store));
-        out.push(("informer-sync".into(), Ok(())));
     }
-    for hook in [
-        "start-apiextensions-controllers",
-        "crd-informer-synced",
-        "start-system-namespaces-controller",
-        "start-kubernetes-service-cidr-controller",
-    ] {
-        let result = if endpoint == "livez" { Ok(()) } else { when_started("not finished") };
-        out.push((format!("poststarthook/{hook}"), result));
+    if endpoint != "livez" {
+        // Both are done when `ApiServer::start` is.
+        for hook in ["crd-informer-synced", "start-system-namespaces-controller"] {
+            out.push((format!("poststarthook/{hook}"), when_started("not finished")));
+        }
     }
     if endpoint == "readyz" {
         let more = server.checks.lock().clone();

@@ -211,7 +211,7 @@ fn version(server: &ApiServer) -> Value {
         "gitVersion": full,
         "gitCommit": "",
         "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z",
+        "buildDate": "unknown",
         "goVersion": "none",
         "compiler": "rustc",
         "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
