@@ -100,7 +100,7 @@ impl Loop {
         let zero = || Quantity::from_value(0, Format::DecimalSI);
         let used: BTreeMap<String, Raw> = hard
             .keys()
-            .map(|k| (k.clone(), Raw(used.get(k).cloned().unwrap_or_else(zero).to_string())))
+            .map(|k| (k.clone(), Raw(used.get(k).copied().unwrap_or_else(zero).to_string())))
             .collect();
         let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
         if !same(quota.status.as_ref(), &status) {
@@ -130,7 +130,7 @@ impl Loop {
                 None => continue,
             };
             if group.is_empty() && known.contains(&plural) {
-                let n = used.get(plural).cloned();
+                let n = used.get(plural).copied();
                 used.extend(n.map(|n| (limit.clone(), n)));
                 continue;
             }
@@ -253,7 +253,7 @@ fn pod_usage(pod: &Pod) -> Amounts {
         }
         for (what, n) in sum {
             if !limits && matches!(what.as_str(), "cpu" | "memory" | "ephemeral-storage") {
-                used.insert(what.clone(), n.clone());
+                used.insert(what.clone(), n);
             }
             used.insert(format!("{prefix}{what}"), n);
         }
@@ -288,7 +288,7 @@ fn claim_usage(claim: &PersistentVolumeClaim) -> Amounts {
     if let Some(class) = &spec.storage_class_name {
         let prefix = format!("{class}.storageclass.storage.k8s.io");
         count(&mut used, &format!("{prefix}/persistentvolumeclaims"), 1);
-        used.extend(storage.clone().map(|q| (format!("{prefix}/requests.storage"), q)));
+        used.extend(storage.map(|q| (format!("{prefix}/requests.storage"), q)));
     }
     used.extend(storage.map(|q| ("requests.storage".to_owned(), q)));
     used
