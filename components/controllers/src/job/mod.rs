@@ -83,7 +83,10 @@ impl Loop {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, kube::Error> {
-        let Some(job) = self.jobs.get(key) else { return Ok(Outcome::DONE) };
+        let Some(job) = self.jobs.get(key) else {
+            return self.let_orphans_go(key, None).await.map(|()| Outcome::DONE);
+        };
+        self.let_orphans_go(key, Some(uid(&job.metadata))).await?;
         let managed = job.spec.as_ref().and_then(|s| s.managed_by.as_deref());
         if managed.is_some_and(|m| m != "kubernetes.io/job-controller") {
             return Ok(Outcome::DONE);
@@ -127,6 +130,25 @@ impl Loop {
             self.act(key, &base, &plan).await?;
         }
         Ok(plan.again.map_or(Outcome::DONE, |at| Outcome::after(until(at, now))))
+    }
+
+    /// Pods whose job is gone (`now` is the uid of the one that has its name today) are tracked by nobody: without this
+    /// their finalizer would keep them for ever.
+    async fn let_orphans_go(&self, key: &ObjectKey, now: Option<&str>) -> Result<(), kube::Error> {
+        let mut orphans = self.pods.namespace(&key.namespace);
+        orphans.retain(|pod| {
+            pod.metadata.finalizers.iter().flatten().any(|f| f == plan::FINALIZER)
+                && controller_of(&pod.metadata)
+                    .is_some_and(|r| r.kind == "Job" && r.name == key.name && now != Some(r.uid.as_str()))
+        });
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        // The cache of jobs may be behind that of pods.
+        let api: Api<Job> = Api::namespaced(self.client.clone(), &key.namespace);
+        let live = api.get_metadata_opt(&key.name).await?.and_then(|job| job.metadata.uid);
+        orphans.retain(|pod| controller_of(&pod.metadata).is_some_and(|r| Some(&r.uid) != live.as_ref()));
+        self.let_go(&orphans).await
     }
 
     /// Takes the tracking finalizer off.
