@@ -207,7 +207,9 @@ async fn open_store(flags: &Flags, data: &DataDir) -> Result<Arc<dyn Store>> {
             let tls = match flags.etcd_cafile.as_deref() {
                 Some(ca) => Some(store::etcd::Tls { ca: read(ca)?, identity }),
                 None if urls.iter().any(|u| u.starts_with("https://")) => {
-                    bail!("--store etcd=https://... needs --etcd-cafile, the CA that signed the servers' certificates")
+                    bail!(
+                        "--store etcd=https://... needs --etcd-cafile, the CA that signed the servers' certificates"
+                    )
                 }
                 None => None,
             };

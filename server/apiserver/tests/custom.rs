@@ -1,5 +1,7 @@
 //! Custom resources and service account tokens, black box.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use apiserver::ApiServer;

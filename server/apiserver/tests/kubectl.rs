@@ -1,5 +1,7 @@
 //! The server as a person with kubectl meets it. Skipped, with the reason printed, where there is no kubectl.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::process::Command;

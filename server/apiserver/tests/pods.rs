@@ -1,5 +1,7 @@
 //! Pods: binding, graceful deletion, eviction, namespaces' finalizers, and tunnels to a kubelet.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use apiserver::ApiServer;

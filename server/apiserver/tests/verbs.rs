@@ -1,5 +1,7 @@
 //! Every verb, black box, through the in-process service.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use apiserver::ApiServer;

@@ -1,3 +1,5 @@
+//! What this module promises, case by case.
+
 use super::*;
 use crate::schema::builtin;
 use proptest::prelude::*;

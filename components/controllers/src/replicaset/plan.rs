@@ -116,7 +116,7 @@ mod tests {
         Arc::new(Pod {
             metadata: ObjectMeta {
                 uid: Some(id.to_string()),
-                deletion_timestamp: deleting.then(|| Time(Timestamp::UNIX_EPOCH)),
+                deletion_timestamp: deleting.then_some(Time(Timestamp::UNIX_EPOCH)),
                 ..Default::default()
             },
             status: Some(PodStatus {

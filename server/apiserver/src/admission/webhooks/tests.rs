@@ -1,3 +1,5 @@
+//! What this module promises, case by case.
+
 use super::super::support::testing::Ask;
 use super::*;
 use crate::reader::fake::FakeCluster;

@@ -1,3 +1,5 @@
+//! What this module promises, case by case.
+
 use super::*;
 use crate::reader::fake::FakeCluster;
 use proptest::prelude::*;
