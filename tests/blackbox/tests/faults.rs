@@ -83,11 +83,15 @@ fn a_wrong_command_line_is_usage_and_exit_code_2() -> Result<()> {
         ensure!(said.code == Some(2) && said.err.contains(words), "{arguments:?}: {said:?}");
     }
     ensure!(!Path::new("/nonexistent").exists());
-    for arguments in [vec!["--help"], vec!["up", "--help"], vec!["image", "pull", "--help"], vec!["version"]] {
+    for arguments in [vec!["--help"], vec!["up", "--help"], vec!["image", "pull", "--help"], vec!["version"]]
+    {
         let mut command = Command::new(&binary);
         command.args(&arguments);
         let said = done(command)?;
-        ensure!(said.code == Some(0) && said.err.is_empty() && !said.out.is_empty(), "{arguments:?}: {said:?}");
+        ensure!(
+            said.code == Some(0) && said.err.is_empty() && !said.out.is_empty(),
+            "{arguments:?}: {said:?}"
+        );
     }
     Ok(())
 }
@@ -110,7 +114,8 @@ fn what_cannot_start_makes_nothing() -> Result<()> {
         ip.args(["-n", machine.netns.name(), "link", "add", "mine0", "type", "dummy"]);
         ip
     })?;
-    for words in [vec!["address", "add", "10.244.0.9/24", "dev", "mine0"], vec!["link", "set", "mine0", "up"]] {
+    for words in [vec!["address", "add", "10.244.0.9/24", "dev", "mine0"], vec!["link", "set", "mine0", "up"]]
+    {
         let mut ip = Command::new("ip");
         ip.args(["-n", machine.netns.name()]).args(words);
         run(ip)?;
@@ -153,7 +158,11 @@ fn what_cannot_start_makes_nothing() -> Result<()> {
         "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{name: a, cluster: {server: 'http://127.0.0.1:9'}}]\n\
          users: [{name: a, user: {token: x}}]\ncontexts: [{name: a, context: {cluster: a, user: a}}]\n",
     )?;
-    agent(&bad.to_string_lossy())?.refuses(&["cannot be reached", "is its control plane running?", "refused"])?;
+    agent(&bad.to_string_lossy())?.refuses(&[
+        "cannot be reached",
+        "is its control plane running?",
+        "refused",
+    ])?;
     ensure!(!data.exists(), "a data directory was made");
 
     // Looking at what is not there.
@@ -188,10 +197,14 @@ fn a_data_directory_that_is_not_this_clusters_is_left_as_it_was() -> Result<()> 
     for command in ["up", "server"] {
         machine.ironclad(&[command], &newer)?.refuses(&["newer ironclad", "layout 7", "use that version"])?;
         machine.ironclad(&[command], &damaged)?.refuses(&["is damaged", "no layout version"])?;
-        machine.ironclad(&[command], &foreign)?.refuses(&["other files (photo.jpg)", "empty or new folder"])?;
+        machine
+            .ironclad(&[command], &foreign)?
+            .refuses(&["other files (photo.jpg)", "empty or new folder"])?;
         machine.ironclad(&[command], &file)?.refuses(&["is a file", "give --data-dir a folder"])?;
     }
-    machine.ironclad(&["down", "--purge"], &foreign)?.refuses(&["not a data directory", "nothing was touched"])?;
+    machine
+        .ironclad(&["down", "--purge"], &foreign)?
+        .refuses(&["not a data directory", "nothing was touched"])?;
     machine.ironclad(&["down", "--purge"], &newer)?.refuses(&["newer ironclad"])?;
     ensure!(names(&newer)? == ["layout"] && names(&damaged)? == ["layout"]);
     ensure!(names(&foreign)? == ["photo.jpg"] && fs::read_to_string(&file)? == "a file");
@@ -231,7 +244,8 @@ fn a_broken_image_or_an_unreachable_registry_is_named_and_not_kept() -> Result<(
     // The middle of the layer, which is nearly all of the archive.
     let middle = corrupt.len() / 2;
     corrupt[middle..middle + 8].copy_from_slice(b"garbage!");
-    let noise: Vec<u8> = (0u32..100_000).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 0x80).collect();
+    let noise: Vec<u8> =
+        (0u32..100_000).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 0x80).collect();
     let archives: [(&str, &[u8], &str); 5] = [
         ("corrupt.tar", &corrupt, "not a usable image archive: unpacked layer has digest sha256:"),
         ("cut.tar", &good[..good.len() / 3], "not a usable image archive"),
@@ -250,13 +264,21 @@ fn a_broken_image_or_an_unreachable_registry_is_named_and_not_kept() -> Result<(
     machine
         .ironclad(&["image", "import", &folder.to_string_lossy()], &data)?
         .refuses(&["neither manifest.json (docker-archive) nor index.json (OCI)"])?;
-    machine.ironclad(&["image", "import", "/nonexistent"], &data)?.refuses(&["no file or folder /nonexistent"])?;
+    machine
+        .ironclad(&["image", "import", "/nonexistent"], &data)?
+        .refuses(&["no file or folder /nonexistent"])?;
 
     let pull = |image: &str| machine.ironclad(&["image", "pull", image], &data);
-    pull("127.0.0.1:5999/x:1")?.refuses(&["127.0.0.1:5999/x:1", "cannot be reached", "Connection refused"])?;
+    pull("127.0.0.1:5999/x:1")?.refuses(&[
+        "127.0.0.1:5999/x:1",
+        "cannot be reached",
+        "Connection refused",
+    ])?;
     pull("registry.invalid/x:1")?.refuses(&["registry.invalid cannot be reached", "name"])?;
     pull("UPPER/x::1")?.refuses(&["invalid reference format"])?;
-    machine.ironclad(&["image", "pull", "x", "--creds", "me"], &data)?.refuses(&["--creds takes USER:PASSWORD"])?;
+    machine
+        .ironclad(&["image", "pull", "x", "--creds", "me"], &data)?
+        .refuses(&["--creds takes USER:PASSWORD"])?;
     machine.ironclad(&["image", "rm", "nosuch:1"], &data)?.refuses(&["there is no image nosuch:1"])?;
 
     // Nothing of all this was kept, and a good one still goes in.
@@ -409,7 +431,15 @@ fn a_pod_whose_image_cannot_be_had_says_why() -> Result<()> {
     ] {
         cluster.k(&["run", name, &format!("--image={image}"), &format!("--image-pull-policy={policy}")])?;
     }
-    cluster.k(&["run", "nocommand", "--image=busybox:1", "--image-pull-policy=Never", "--command", "--", "/no/such"])?;
+    cluster.k(&[
+        "run",
+        "nocommand",
+        "--image=busybox:1",
+        "--image-pull-policy=Never",
+        "--command",
+        "--",
+        "/no/such",
+    ])?;
     for (name, reasons) in [
         ("unreachable", vec!["ErrImagePull", "ImagePullBackOff"]),
         ("unknown", vec!["ErrImageNeverPull"]),
@@ -419,7 +449,10 @@ fn a_pod_whose_image_cannot_be_had_says_why() -> Result<()> {
         let path = "jsonpath={.status.containerStatuses[0].state.waiting.reason}";
         wait_for(name, LIMIT, || {
             let reason = cluster.k(&["get", "pod", name, "-o", path])?;
-            ensure!(reason.is_empty() || reason == "ContainerCreating" || reasons.contains(&&*reason), "{reason}");
+            ensure!(
+                reason.is_empty() || reason == "ContainerCreating" || reasons.contains(&&*reason),
+                "{reason}"
+            );
             Ok(reasons.contains(&&*reason).then_some(()))
         })?;
     }
