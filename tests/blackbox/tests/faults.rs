@@ -111,11 +111,25 @@ fn what_cannot_start_makes_nothing() -> Result<()> {
     machine.ironclad(&["up", "--service-cidr", "10.1.0.0/30"], &data)?.refuses(&["too small", "tenth"])?;
     run({
         let mut ip = Command::new("ip");
-        ip.args(["-n", machine.netns.name(), "link", "add", "mine0", "type", "dummy"]);
+        ip.args([
+            "-n",
+            machine.netns.name(),
+            "link",
+            "add",
+            "mine0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "mine1",
+        ]);
         ip
     })?;
-    for words in [vec!["address", "add", "10.244.0.9/24", "dev", "mine0"], vec!["link", "set", "mine0", "up"]]
-    {
+    for words in [
+        vec!["address", "add", "10.244.0.9/24", "dev", "mine0"],
+        vec!["link", "set", "mine0", "up"],
+        vec!["link", "set", "mine1", "up"],
+    ] {
         let mut ip = Command::new("ip");
         ip.args(["-n", machine.netns.name()]).args(words);
         run(ip)?;
@@ -210,8 +224,13 @@ fn a_data_directory_that_is_not_this_clusters_is_left_as_it_was() -> Result<()> 
     ensure!(names(&foreign)? == ["photo.jpg"] && fs::read_to_string(&file)? == "a file");
 
     // A read-only place.
-    let said = machine.ironclad(&["server", "--port", "0"], Path::new("/proc/ironclad"))?;
-    said.refuses(&["make the data directory /proc/ironclad", "pass --data-dir for another place"])?;
+    let disk = Disk::new(machine.path("disk"), 100)?;
+    let mut remount = Command::new("mount");
+    remount.args(["-o", "remount,ro"]).arg(&disk.0);
+    run(remount)?;
+    let said = machine.ironclad(&["server", "--port", "0"], &disk.0.join("data"))?;
+    said.refuses(&["make the data directory", "pass --data-dir for another place", "Read-only file system"])?;
+    drop(disk);
 
     // Another process's, and its port.
     let data = machine.path("data");
@@ -424,13 +443,14 @@ fn a_pod_whose_image_cannot_be_had_says_why() -> Result<()> {
     let cluster = Cluster::up(&binary()?, &["--port", "6443"])?;
     let images = tempfile::tempdir()?;
     run(cluster.ironclad(&["image", "import", &busybox(images.path())?.to_string_lossy()]))?;
-    for (name, image, policy) in [
-        ("unreachable", "127.0.0.1:5999/x:1", "Always"),
-        ("unknown", "nosuch:1", "Never"),
-        ("malformed", "UPPER::1", "Always"),
-    ] {
+    for (name, image, policy) in
+        [("unreachable", "127.0.0.1:5999/x:1", "Always"), ("unknown", "nosuch:1", "Never")]
+    {
         cluster.k(&["run", name, &format!("--image={image}"), &format!("--image-pull-policy={policy}")])?;
     }
+    cluster.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: malformed}\nspec: {containers: [{name: c, image: 'UPPER::1'}]}\n",
+    )?;
     cluster.k(&[
         "run",
         "nocommand",

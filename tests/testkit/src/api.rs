@@ -60,7 +60,13 @@ impl Api {
     /// curl without a client certificate, trusting the cluster's CA.
     pub fn anonymous(&self, path: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.netns)).args(["--", "curl", "-sS", "--max-time"]);
+        command.arg(format!("--net=/run/netns/{}", self.netns)).args([
+            "--",
+            "curl",
+            "-sS",
+            "--http1.1",
+            "--max-time",
+        ]);
         command.args(["20", "-i", "--cacert"]).arg(self.file("ca"));
         command.arg(format!("{}{path}", self.server)).stdin(Stdio::null());
         command
