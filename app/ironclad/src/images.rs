@@ -52,8 +52,17 @@ pub async fn ask(flag: &DataDirFlag, request: Request, insecure: &[String]) -> R
     if let Some(images) = control::ask(&place.control_socket(), &request).await? {
         return Ok(images);
     }
+    if !flag.data_dir.exists() && matches!(request, Request::List | Request::Remove { .. }) {
+        // Looking makes nothing.
+        return match request {
+            Request::Remove { images } => {
+                bail!("there is no image {}: nothing is in {}", images.join(", "), flag.data_dir)
+            }
+            _ => Ok(Vec::new()),
+        };
+    }
+    preflight::require_room(&flag.data_dir)?;
     let data = DataDir::open(&flag.data_dir)?;
-    preflight::require_room(data.root())?;
     let place = Place::of(data.root());
     place.claim()?;
     let runtime = Builtin::open(place.runtime_options(insecure)).await?;

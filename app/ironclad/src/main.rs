@@ -18,6 +18,9 @@ mod version;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// What is logged by default. Connection errors of the client come back as errors, and are told once.
+const LOG: &str = "warn,kube_client::client::builder=off";
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let cli = cli::Cli::parse();
-    if let Err(error) = kit::tracing_setup::init("warn", kit::tracing_setup::Format::Text) {
+    if let Err(error) = kit::tracing_setup::init(LOG, kit::tracing_setup::Format::Text) {
         eprintln!("ironclad: {error}");
         return ExitCode::FAILURE;
     }
@@ -62,8 +65,36 @@ fn finish(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ironclad: {error:#}");
+            eprintln!("ironclad: {}", sentence(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and its causes as one line: what a cause repeats, and what a parser draws below its first line, is left out.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let said = cause.to_string();
+        let said = said.lines().next().unwrap_or_default();
+        if !text.contains(said) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(said);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_without_repetition() {
+        let refused = anyhow::anyhow!("connection refused\n --> here");
+        let error = refused.context("connect: connection refused").context("reach the cluster");
+        assert_eq!(sentence(&error), "reach the cluster: connect: connection refused");
     }
 }

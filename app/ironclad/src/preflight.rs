@@ -58,10 +58,11 @@ pub fn require_kernel() -> Result<()> {
     Ok(())
 }
 
-/// The disk has room to start on.
+/// The disk that the folder is on, or will be on, has room to start on.
 pub fn require_room(path: &Utf8Path) -> Result<()> {
+    let there = path.ancestors().find(|p| p.exists()).unwrap_or(Utf8Path::new("."));
     let stat =
-        rustix::fs::statvfs(path.as_std_path()).with_context(|| format!("look at the disk of {path}"))?;
+        rustix::fs::statvfs(there.as_std_path()).with_context(|| format!("look at the disk of {path}"))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free < ROOM {
         bail!("the disk of {path} is full ({} MiB free, {} needed); make room", free >> 20, ROOM >> 20);

@@ -7,7 +7,7 @@ use crate::node_stack::{self, NodeConfig};
 use crate::place::Place;
 use crate::preflight;
 use crate::progress::Progress;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use client::InformerFactory;
 use kit::Shutdown;
 use serde_json::json;
@@ -24,11 +24,12 @@ pub async fn up(flags: Up) -> Result<()> {
     preflight::require_kernel()?;
     let progress = Progress::new(flags.output);
     let listener = preflight::bind(flags.control_plane.port)?;
+    // What can be refused is refused before anything is made.
+    preflight::require_room(&flags.data_dir.data_dir)?;
+    preflight::require_free_blocks(&Place::of(&flags.data_dir.data_dir), &flags.control_plane)?;
     let data = DataDir::open(&flags.data_dir.data_dir)?;
-    preflight::require_room(data.root())?;
     let place = Place::of(data.root());
     place.claim()?;
-    preflight::require_free_blocks(&place, &flags.control_plane)?;
 
     let mut run = Run::new()?;
     let runtime = node_stack::open_runtime(&place, &flags.node);
@@ -59,8 +60,8 @@ pub async fn up(flags: Up) -> Result<()> {
 pub async fn server(flags: Server) -> Result<()> {
     let progress = Progress::new(flags.output);
     let listener = preflight::bind(flags.control_plane.port)?;
+    preflight::require_room(&flags.data_dir.data_dir)?;
     let data = DataDir::open(&flags.data_dir.data_dir)?;
-    preflight::require_room(data.root())?;
     let mut run = Run::new()?;
     let control_plane =
         control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks)
@@ -75,15 +76,18 @@ pub async fn agent(flags: Agent) -> Result<()> {
     preflight::require_root("agent")?;
     preflight::require_kernel()?;
     let progress = Progress::new(flags.output);
+    if let Err(error) = std::fs::File::open(&flags.kubeconfig) {
+        bail!("cannot read kubeconfig {}: {error}; give --kubeconfig the node's", flags.kubeconfig);
+    }
     let client = client::remote(&flags.kubeconfig).await?;
-    let data = DataDir::open(&flags.data_dir.data_dir)?;
-    preflight::require_room(data.root())?;
-    let place = Place::of(data.root());
-    place.claim()?;
     client.apiserver_version().await.with_context(|| {
-        format!("reach the cluster of {}; is its control plane running?", flags.kubeconfig)
+        format!("the cluster of {} cannot be reached; is its control plane running?", flags.kubeconfig)
     })?;
     progress.step("cluster reached");
+    preflight::require_room(&flags.data_dir.data_dir)?;
+    let data = DataDir::open(&flags.data_dir.data_dir)?;
+    let place = Place::of(data.root());
+    place.claim()?;
     let mut run = Run::new()?;
     let runtime = node_stack::open_runtime(&place, &flags.node).await?;
     let name = node_name(&flags.node)?;

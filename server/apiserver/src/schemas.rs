@@ -109,6 +109,18 @@ impl<'a> Expected<'a> {
     }
 }
 
+/// The beginning of a body, for the message that refuses it: as text when it looks like JSON, else in hexadecimal.
+fn summary(body: &[u8]) -> String {
+    const LONGEST: usize = 30;
+    let start = &body[..body.len().min(LONGEST)];
+    let more = if body.len() > LONGEST { " ..." } else { "" };
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(start)),
+        Some(_) => start.iter().map(|b| format!("{b:02x}")).collect::<String>() + more,
+    }
+}
+
 /// Decodes a body as the kind expected, in that kind's own version. Unknown and duplicate fields are dropped,
 /// warned of or refused.
 pub fn decode(
@@ -120,8 +132,10 @@ pub fn decode(
 ) -> Result<Value, ApiError> {
     let unreadable = |why: String| {
         ApiError::bad_request(format!(
-            "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {why}",
-            expected.kind
+            "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {why} \
+             ({})",
+            expected.kind,
+            summary(bytes)
         ))
     };
     let Some((schema, root)) = expected.shape else {

@@ -20,9 +20,14 @@ pub struct Cluster {
 impl Cluster {
     /// Starts one and waits for a Ready node. `flags` are added to the command line.
     pub fn up(binary: &Path, flags: &[&str]) -> Result<Self> {
+        Self::up_in(Netns::new()?, binary, flags)
+    }
+
+    /// As [`Cluster::up`], on a machine that is already there.
+    pub fn up_in(netns: Netns, binary: &Path, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ironclad-test-").tempdir()?;
         let mut cluster = Self {
-            netns: Netns::new()?,
+            netns,
             binary: binary.into(),
             data: folder.path().join("data"),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
@@ -59,12 +64,18 @@ impl Cluster {
         run_with_input(self.kubectl(&["apply", "-f", "-"]), manifest)
     }
 
-    /// Starts (again) and waits for a Ready node.
-    pub fn start(&mut self) -> Result<()> {
+    /// Starts (again) and waits for nothing.
+    pub fn launch(&mut self) -> Result<()> {
         let mut command = self.ironclad(&["up"]);
         command.args(&self.flags);
-        let log = self.data.with_extension("log");
-        let mut process = Process::spawn(command, &log)?;
+        self.process = Some(Process::spawn(command, &self.data.with_extension("log"))?);
+        Ok(())
+    }
+
+    /// Starts (again) and waits for a Ready node.
+    pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        let mut process = self.process.take().context("not running")?;
         let ready = wait_for("a Ready node", Duration::from_secs(60), || {
             if let Some(status) = process.has_ended() {
                 return Ok(Some(Err(status)));

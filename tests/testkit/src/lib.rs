@@ -4,7 +4,9 @@
 //! Everything here is released on drop, also when a test panics. What a machine lacks is an error with the reason,
 //! which a test prints as `skipped: reason`.
 
+pub mod api;
 pub mod cluster;
 pub mod image;
 pub mod netns;
 pub mod process;
+pub mod traces;

@@ -152,6 +152,10 @@ impl Store {
                     format!("no space left on device below {}", self.root().display())
                 }
                 io::ErrorKind::UnexpectedEof => format!("the archive ends too early: {e}"),
+                // The tar reader quotes what it could not read.
+                _ if e.to_string().contains(|c: char| c.is_control() || c == '\u{fffd}') => {
+                    "not a usable image archive: it is no tar file, neither plain nor packed".to_string()
+                }
                 _ => format!("not a usable image archive: {e}"),
             };
             RuntimeError::Image { image: path.to_string(), why }

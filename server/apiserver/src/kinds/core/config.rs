@@ -31,7 +31,7 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
         size += value.as_str().map_or(0, decoded_len);
     }
     if size > MAX_SIZE {
-        errors.push(FieldError::too_long(&Path::root(), MAX_SIZE));
+        errors.push(FieldError::too_long(&Path::new("[]"), MAX_SIZE));
     }
 }
 
