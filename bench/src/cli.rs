@@ -89,7 +89,7 @@ pub struct ClusterOptions {
     /// Seconds a Ready cluster is left alone before it counts as idle
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub settle: u64,
-    /// Seconds over which the CPU of the idle cluster is taken; the kernel counts in steps of 10 ms
+    /// Seconds over which the CPU of the idle cluster is taken
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub window: u64,
     /// Pods, one at a time and then all at once

@@ -34,6 +34,17 @@ pub struct Figure {
     detail: Value,
 }
 
+/// A figure with what all lines of a run share, in the order in which people read it.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    figure: Figure,
+    machine: Value,
+    commit: &'a str,
+    subject: &'a str,
+    parameters: &'a Value,
+}
+
 impl Figure {
     pub fn new(figure: impl Into<String>, value: f64, unit: &'static str) -> Self {
         let value = rounded(value);
@@ -77,11 +88,9 @@ impl Report {
 
     /// Prints the line of one figure.
     pub fn print(&self, figure: Figure) -> Result<()> {
-        let mut line = serde_json::to_value(figure)?;
-        line["parameters"] = self.parameters.clone();
-        line["machine"] = machine();
-        line["commit"] = json!(self.commit);
-        line["subject"] = json!(self.subject);
+        let Self { subject, commit, parameters } = self;
+        let line = Line { figure, parameters, machine: machine(), commit, subject };
+        let line = serde_json::to_string(&line)?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "{line}").and_then(|()| out.flush()).context("print a figure")
     }

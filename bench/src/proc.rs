@@ -26,9 +26,9 @@ struct Stat {
     ticks: u64,
 }
 
-/// `root`, every process with `mark` in its command line, and all their descendants; never this process or an ancestor
-/// of it. Supervisors detach themselves from the server, but name its data directory.
-pub fn family(root: u32, mark: &str) -> BTreeSet<u32> {
+/// `root`, every process with one of `marks` in its command line, and all their descendants; never this process or an
+/// ancestor of it. Supervisors of pods detach themselves from the server, but name a folder of its cluster.
+pub fn family(root: u32, marks: &[String]) -> BTreeSet<u32> {
     let all: Vec<(u32, Stat)> = pids().into_iter().filter_map(|p| Some((p, stat(p)?))).collect();
     let mut own = BTreeSet::new();
     let mut next = Some(std::process::id());
@@ -37,7 +37,8 @@ pub fn family(root: u32, mark: &str) -> BTreeSet<u32> {
     }
     let marked = |pid: u32| {
         std::fs::read(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
+            .map(|line| String::from_utf8_lossy(&line).into_owned())
+            .is_ok_and(|line| marks.iter().any(|mark| line.contains(mark)))
     };
     let mut members: BTreeSet<u32> =
         all.iter().map(|(p, _)| *p).filter(|p| *p == root || !own.contains(p) && marked(*p)).collect();
@@ -66,10 +67,39 @@ fn memory_of(pid: u32) -> Option<Memory> {
     Some(Memory { pid, name: stat(pid)?.name, pss: bytes("Pss:")?, rss: bytes("Rss:")? })
 }
 
-/// CPU time that `pids` have used, with that of children they waited for.
-pub fn cpu(pids: impl IntoIterator<Item = u32>) -> Duration {
-    let ticks: u64 = pids.into_iter().filter_map(stat).map(|s| s.ticks).sum();
-    Duration::from_millis(ticks * 1000 / USER_HZ)
+/// CPU time used so far, told in two ways: one coarse and complete, one fine that forgets threads which ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu {
+    coarse: Duration,
+    fine: Duration,
+}
+
+impl Cpu {
+    /// Of `pids`, with that of children they waited for.
+    pub fn of(pids: impl IntoIterator<Item = u32>) -> Self {
+        pids.into_iter().fold(Self::default(), |sum, pid| {
+            let ticks = stat(pid).map_or(0, |s| s.ticks);
+            Self {
+                coarse: sum.coarse + Duration::from_millis(ticks * 1000 / USER_HZ),
+                fine: sum.fine + scheduled(pid),
+            }
+        })
+    }
+
+    /// What was used between two looks. Both ways can only miss something, so the larger is the better.
+    pub fn since(self, before: Self) -> Duration {
+        self.coarse.saturating_sub(before.coarse).max(self.fine.saturating_sub(before.fine))
+    }
+}
+
+/// Nanoseconds that the living threads of a process have run.
+fn scheduled(pid: u32) -> Duration {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let ran = threads.filter_map(|thread| {
+        let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(ran.sum())
 }
 
 /// An error if a process is not there or may not be looked at.
@@ -130,7 +160,7 @@ mod tests {
     fn a_family_is_a_process_and_its_children_but_not_us() {
         let mut shell = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
         let members = loop {
-            let members = family(shell.id(), "no command line contains this \u{1}");
+            let members = family(shell.id(), &[]);
             if members.len() == 2 {
                 break members;
             }
@@ -147,9 +177,10 @@ mod tests {
 
     #[test]
     fn used_cpu_is_counted() {
-        let end = std::time::Instant::now() + Duration::from_secs(20);
-        while cpu([std::process::id()]).is_zero() {
-            assert!(std::time::Instant::now() < end, "no tick was counted");
+        let own = || Cpu::of([std::process::id()]);
+        let (before, end) = (own(), std::time::Instant::now() + Duration::from_secs(20));
+        while own().since(before).is_zero() {
+            assert!(std::time::Instant::now() < end, "nothing was counted");
         }
     }
 }

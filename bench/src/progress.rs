@@ -13,6 +13,8 @@ pub struct Progress {
     what: String,
     total: u64,
     done: AtomicU64,
+    /// What the last line said.
+    written: AtomicU64,
     begun: Instant,
     shown: Mutex<Instant>,
     terminal: bool,
@@ -25,6 +27,7 @@ impl Progress {
             what: what.into(),
             total,
             done: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             begun: now,
             shown: Mutex::new(now),
             terminal: std::io::stderr().is_terminal(),
@@ -55,6 +58,7 @@ impl Progress {
 
     fn write(&self) {
         let done = self.done.load(Ordering::Relaxed);
+        self.written.store(done, Ordering::Relaxed);
         let (start, end) = if self.terminal { ("\r\x1b[K", "") } else { ("", "\n") };
         let elapsed = self.begun.elapsed().as_secs_f64();
         // Nothing can be done about a closed standard error.
@@ -65,7 +69,9 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.write();
+        if self.written.load(Ordering::Relaxed) < self.done.load(Ordering::Relaxed) {
+            self.write();
+        }
         if self.terminal {
             let _ = writeln!(std::io::stderr());
         }

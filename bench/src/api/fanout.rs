@@ -49,7 +49,7 @@ pub async fn measure(bench: &Bench<'_>) -> Result<()> {
         latencies.extend(ended?.context("phase watch")?);
     }
     let elapsed = begun.elapsed();
-    let cpu = cpu.and_then(|before| Some(bench.cpu()?.saturating_sub(before)));
+    let cpu = cpu.and_then(|before| Some(bench.cpu()?.since(before)));
     bench.print("watch", "events/s", &Taken { elapsed, latencies, cpu })
 }
 

@@ -6,7 +6,7 @@ mod phases;
 use crate::cli::ApiOptions;
 use crate::figure::{Figure, MIB, Report};
 use crate::interrupt::interruptible;
-use crate::proc;
+use crate::proc::{self, Cpu};
 use crate::requests::{connect, delete, ensure, get, post};
 use anyhow::{Context, Result};
 use kube::Client;
@@ -73,9 +73,9 @@ pub struct Taken {
 
 impl Bench<'_> {
     /// CPU time of the server so far, if its processes are known.
-    pub fn cpu(&self) -> Option<Duration> {
+    pub fn cpu(&self) -> Option<Cpu> {
         let pids = &self.options.pid;
-        (!pids.is_empty()).then(|| proc::cpu(pids.iter().copied()))
+        (!pids.is_empty()).then(|| Cpu::of(pids.iter().copied()))
     }
 
     /// Prints the figures of a phase; its latencies are one an operation.

@@ -86,8 +86,9 @@ pub async fn spread(
     let (cpu, begun) = (bench.cpu(), Instant::now());
     // Dropping the set, as on an interrupt, ends its tasks.
     let mut workers = JoinSet::new();
-    for client in bench.clients.iter().cloned() {
-        let (make, next, progress) = (make.clone(), next.clone(), progress.clone());
+    for client in &bench.clients {
+        let (client, make) = (client.clone(), make.clone());
+        let (next, progress) = (next.clone(), progress.clone());
         workers.spawn(async move {
             let mut latencies: Vec<Duration> = vec![];
             loop {
@@ -108,7 +109,7 @@ pub async fn spread(
         latencies.extend(ended??);
     }
     let elapsed = begun.elapsed();
-    let cpu = cpu.and_then(|before| Some(bench.cpu()?.saturating_sub(before)));
+    let cpu = cpu.and_then(|before| Some(bench.cpu()?.since(before)));
     Ok(Taken { elapsed, latencies, cpu })
 }
 

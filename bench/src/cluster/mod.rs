@@ -9,7 +9,8 @@ use crate::figure::{Figure, MIB, Report};
 use crate::interrupt::interruptible;
 use crate::progress::Progress;
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
+use std::time::Duration;
 use subject::Subject;
 use testkit::netns::Netns;
 
@@ -17,6 +18,7 @@ pub fn run(options: &ClusterOptions) -> Result<()> {
     let binary =
         options.binary.canonicalize().with_context(|| format!("find {}", options.binary.display()))?;
     let parent = options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let parent = parent.canonicalize().with_context(|| format!("find {}", parent.display()))?;
     let folder = tempfile::Builder::new().prefix("ironclad-bench-").tempdir_in(&parent);
     let folder = folder.with_context(|| format!("make a folder in {}", parent.display()))?;
     let netns = Netns::new().context("make a network namespace (needs root)")?;
@@ -45,8 +47,8 @@ pub fn run(options: &ClusterOptions) -> Result<()> {
         progress.step();
     }
     drop(progress);
-    report.print(Figure::seconds("start_to_readyz", &readyz).detail(json!({"each": readyz})))?;
-    report.print(Figure::seconds("start_to_node_ready", &node).detail(json!({"each": node})))?;
+    report.print(Figure::seconds("start_to_readyz", &readyz).detail(each(&readyz)))?;
+    report.print(Figure::seconds("start_to_node_ready", &node).detail(each(&node)))?;
 
     let subject = running.context("no cluster was started")?;
     let measured = runtime.block_on(interruptible(async {
@@ -66,4 +68,8 @@ fn enter(netns: &Netns) -> Result<()> {
         std::fs::File::open(format!("/run/netns/{}", netns.name())).context("open the network namespace")?;
     move_into_link_name_space(link.as_fd(), Some(LinkNameSpaceType::Network))
         .context("enter the network namespace")
+}
+
+fn each(times: &[Duration]) -> Value {
+    json!({"each": times.iter().map(|t| t.as_millis() as f64 / 1e3).collect::<Vec<_>>()})
 }

@@ -113,7 +113,20 @@ impl<'a> Subject<'a> {
     /// Every process of the cluster on this machine.
     pub fn processes(&self) -> BTreeSet<u32> {
         let root = self.process.as_ref().map(Process::pid);
-        root.map(|pid| proc::family(pid, &self.data.to_string_lossy())).unwrap_or_default()
+        root.map(|pid| proc::family(pid, &self.marks())).unwrap_or_default()
+    }
+
+    /// Folders that the command lines of its processes name: the data directory, and the one in /run that claims it.
+    fn marks(&self) -> Vec<String> {
+        let data = self.data.to_string_lossy().into_owned();
+        let runs =
+            std::fs::read_dir("/run/ironclad").into_iter().flatten().flatten().map(|entry| entry.path());
+        let ours = runs.filter(|run| {
+            std::fs::read_to_string(run.join("data-dir")).is_ok_and(|owner| owner.trim() == data)
+        });
+        let mut marks: Vec<String> = ours.map(|run| format!("{}/", run.display())).collect();
+        marks.push(data);
+        marks
     }
 
     /// The error with the last the server printed.
