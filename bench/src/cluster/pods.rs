@@ -80,11 +80,11 @@ async fn one_at_a_time(client: &Client, pods: &mut Watch, count: u32) -> Result<
         let begun = Instant::now();
         // The watch is read while the create is under way: a pod may be Ready before its creator has the answer.
         let pod = pod(&name);
-        let (_, ready) = tokio::try_join!(post(client, PODS, &pod), all_ready(pods, [name.clone()].into()))?;
+        let (_, ready) =
+            tokio::try_join!(post(client, PODS, &pod), all_ready(pods, [name.clone()].into(), &progress))?;
         times.extend(ready.iter().map(|at| *at - begun));
         delete(client, &format!("{PODS}/{name}")).await?;
         all_gone(pods, [name].into()).await?;
-        progress.step();
     }
     Ok(times)
 }
@@ -98,9 +98,8 @@ async fn at_once(client: &Client, pods: &mut Watch, count: u32) -> Result<(Durat
     let begun = Instant::now();
     let creates = stream::iter(&names).map(|name| async move { post(client, PODS, &pod(name)).await });
     let creates = creates.buffer_unordered(CONNECTIONS).try_collect::<Vec<()>>();
-    let (_, ready) = tokio::try_join!(creates, all_ready(pods, names.clone()))?;
+    let (_, ready) = tokio::try_join!(creates, all_ready(pods, names.clone(), &progress))?;
     let each: Vec<Duration> = ready.iter().map(|at| *at - begun).collect();
-    each.iter().for_each(|_| progress.step());
     Ok((each.iter().max().copied().context("no pods")?, each))
 }
 
@@ -112,7 +111,11 @@ async fn remove(client: &Client, pods: &mut Watch, count: u32) -> Result<()> {
 }
 
 /// When each of `names` was seen Ready.
-async fn all_ready(pods: &mut Watch, mut names: BTreeSet<String>) -> Result<Vec<Instant>> {
+async fn all_ready(
+    pods: &mut Watch,
+    mut names: BTreeSet<String>,
+    progress: &Progress,
+) -> Result<Vec<Instant>> {
     let mut times = vec![];
     while !names.is_empty() {
         let (_, pod) = next(pods, &names, "be Ready").await?;
@@ -121,7 +124,10 @@ async fn all_ready(pods: &mut Watch, mut names: BTreeSet<String>) -> Result<Vec<
             Some("Failed" | "Succeeded") if names.contains(name) => {
                 bail!("pod {name} ended: {}", pod["status"])
             }
-            _ if is_ready(&pod) && names.remove(name) => times.push(Instant::now()),
+            _ if is_ready(&pod) && names.remove(name) => {
+                times.push(Instant::now());
+                progress.step();
+            }
             _ => {}
         }
     }
