@@ -1,0 +1,90 @@
+//! One change, many watches.
+
+use super::phases::{object, spread};
+use super::{Bench, Taken};
+use crate::progress::Progress;
+use crate::requests::{MERGE_PATCH, connect, request};
+use crate::watch::Watch;
+use anyhow::{Context, Result};
+use http::Method;
+use serde_json::json;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+const MARK: &str = "\"bench.ironclad.dev/sequence\":\"";
+/// For one event; far from any figure.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Changes every object once while the watches are open.
+pub async fn measure(bench: &Bench<'_>) -> Result<()> {
+    let objects = bench.options.objects;
+    // When the change of each object was sent.
+    let sent: Arc<Vec<OnceLock<Instant>>> = Arc::new((0..objects).map(|_| OnceLock::new()).collect());
+    let mut watchers = JoinSet::new();
+    let opening = Progress::new("watches opened", bench.options.watchers.into());
+    for _ in 0..bench.options.watchers {
+        let client = connect(&bench.options.kubeconfig).await?;
+        let watch = Watch::from_now(&client, &bench.pods).await?;
+        watchers.spawn(follow(watch, sent.clone()));
+        opening.step();
+    }
+    drop(opening);
+
+    let (cpu, begun) = (bench.cpu(), Instant::now());
+    let pods = bench.pods.clone();
+    let stamps = sent.clone();
+    spread(bench, "changes under watch", objects, move |i| {
+        let patch = json!({"metadata": {"annotations": {"bench.ironclad.dev/sequence": i.to_string()}}});
+        let made = request(Method::PATCH, &object(&pods, i), MERGE_PATCH, patch.to_string().into_bytes());
+        if let Some(stamp) = stamps.get(i as usize) {
+            stamp.get_or_init(Instant::now);
+        }
+        made
+    })
+    .await
+    .context("phase watch: change the objects")?;
+    let mut latencies = vec![];
+    while let Some(ended) = watchers.join_next().await {
+        latencies.extend(ended?.context("phase watch")?);
+    }
+    let elapsed = begun.elapsed();
+    let cpu = cpu.and_then(|before| Some(bench.cpu()?.since(before)));
+    bench.print("watch", "events/s", &Taken { elapsed, latencies, cpu })
+}
+
+/// Reads until every object's change was seen. A line is only searched, not parsed: the watchers share the machine.
+async fn follow(mut watch: Watch, sent: Arc<Vec<OnceLock<Instant>>>) -> Result<Vec<Duration>> {
+    let mut latencies = Vec::with_capacity(sent.len());
+    while latencies.len() < sent.len() {
+        let line = tokio::time::timeout(LIMIT, watch.line()).await;
+        let line = line.with_context(|| {
+            format!(
+                "a watch saw {} of {} changes and then nothing for {LIMIT:?}",
+                latencies.len(),
+                sent.len()
+            )
+        })??;
+        let seen = Instant::now();
+        let stamp = sequence(&line).and_then(|i| sent.get(i)).and_then(OnceLock::get);
+        latencies.extend(stamp.map(|sent| seen - *sent));
+    }
+    Ok(latencies)
+}
+
+fn sequence(line: &str) -> Option<usize> {
+    let (_, rest) = line.split_once(MARK)?;
+    rest.split_once('"')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_is_found_but_not_its_owner() {
+        let line = r#"{"object":{"metadata":{"annotations":{"a":"b","bench.ironclad.dev/sequence":"42"}}}}"#;
+        assert_eq!(sequence(line), Some(42));
+        assert_eq!(sequence(r#"{"f:annotations":{"f:bench.ironclad.dev/sequence":{}}}"#), None);
+    }
+}
