@@ -23,8 +23,9 @@ EXIT STATUS
     2  the command line is wrong
 
 NOTES
-    Figures are worth something only from a release build on a quiet machine. The load is made on the same
-    machine, so on few cores it takes its part of them; the server's CPU per operation does not contain it.";
+    Figures are worth something only from a release build on a quiet machine. The load is made on
+    the same machine, so on few cores it takes its part of them; the server's CPU per operation
+    does not contain it.";
 
 const CLUSTER_EXAMPLES: &str = "\
 EXAMPLES
@@ -100,7 +101,8 @@ pub struct ClusterOptions {
     pub work_dir: Option<PathBuf>,
     #[command(flatten)]
     pub about: About,
-    /// Further flags for `up`, after `--`, as `-- --store etcd=http://127.0.0.1:2379`
+    /// Further flags for `up`, after `--`, as `-- --max-pods 200`; the network namespace has
+    /// nothing but loopback, so they cannot name servers of this machine
     #[arg(last = true, value_name = "FLAG")]
     pub flags: Vec<String>,
 }

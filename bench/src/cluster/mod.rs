@@ -51,13 +51,13 @@ pub fn run(options: &ClusterOptions) -> Result<()> {
     report.print(Figure::seconds("start_to_node_ready", &node).detail(each(&node)))?;
 
     let subject = running.context("no cluster was started")?;
-    let measured = runtime.block_on(interruptible(async {
-        idle::measure(&subject, options, &report).await?;
-        pods::measure(&subject, options.pods, &report).await
-    }));
-    if let Err(error) = measured {
-        return Err(subject.explain(error));
-    }
+    runtime.block_on(interruptible(async {
+        let measured = async {
+            idle::measure(&subject, options, &report).await?;
+            pods::measure(&subject, options.pods, &report).await
+        };
+        measured.await.map_err(|error| subject.explain(error))
+    }))?;
     subject.down()
 }
 

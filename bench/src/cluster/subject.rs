@@ -4,7 +4,7 @@ use crate::cli::ClusterOptions;
 use crate::proc;
 use crate::requests::{JSON, anonymous, connect, request};
 use crate::watch::{Watch, is_ready};
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use http::Method;
 use kube::Client;
 use serde_json::Value;
@@ -134,7 +134,7 @@ impl<'a> Subject<'a> {
         let printed = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = printed.lines().collect();
         let last = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join("\n");
-        if last.is_empty() { error } else { error.context(format!("the server's last words:\n{last}\n")) }
+        if last.is_empty() { error } else { anyhow!("{error:#}\nthe last that `up` printed:\n{last}") }
     }
 
     /// Stops it and takes away all it made.
