@@ -108,6 +108,7 @@ impl ControlPlane {
                 client::in_process(server.in_process(controller(name)))
             })),
             root_ca: Some(self.pki.ca.certificate_pem().to_owned()),
+            signer: Some(self.pki.ca.clone()),
             cluster_cidr: Some(flags.pod_cidr.to_string()),
             ..controllers::Config::default()
         };

@@ -8,6 +8,7 @@ mod demo;
 mod down;
 mod hello;
 mod images;
+mod join;
 mod node_stack;
 mod place;
 mod preflight;

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use client::InformerFactory;
 use k8s_openapi::api::core::v1::Node;
 use kit::Shutdown;
-use kit::pki::{LeafSpec, Pki, Sans};
+use kit::pki::{Leaf, LeafSpec, Pki, Sans};
 use kube::Api;
 use kube::runtime::wait::await_condition;
 use network::dataplane::{Cidr, Dataplane};
@@ -23,10 +23,36 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// How the node proves itself to those who call its API, and whom it listens to.
+pub struct Serving {
+    pub leaf: Leaf,
+    /// Signs the clients, the API server among them.
+    pub client_ca: Vec<rustls::pki_types::CertificateDer<'static>>,
+}
+
+impl Serving {
+    /// Beside a control plane, the cluster's authority is at hand.
+    pub fn local(pki: &Pki, node: &str, address: Ipv4Addr) -> Result<Self> {
+        let spec = LeafSpec::server(user_of(node), sans_of(node, address));
+        let leaf = pki.leaf("kubelet", &spec).context("issue the node's certificate")?;
+        Ok(Self { leaf, client_ca: vec![pki.ca.certificate().clone()] })
+    }
+}
+
+/// `system:node:<name>`, the user every node agent is.
+pub fn user_of(node: &str) -> String {
+    format!("system:node:{node}")
+}
+
+/// The names a node's API is reached by.
+pub fn sans_of(node: &str, address: Ipv4Addr) -> Sans {
+    Sans::new([node.to_owned()], [IpAddr::V4(address), IpAddr::from([127, 0, 0, 1])])
+}
+
 /// What one machine's node is made of.
 pub struct NodeConfig {
     pub place: Place,
-    pub pki: Pki,
+    pub serving: Serving,
     pub flags: Flags,
     pub name: String,
     pub service_cidr: Cidr,
@@ -127,13 +153,9 @@ pub async fn start(
 }
 
 fn agent_config(config: &NodeConfig) -> Result<node::Config> {
-    let sans = Sans::new([config.name.clone()], [IpAddr::V4(config.address), IpAddr::from([127, 0, 0, 1])]);
-    let user = format!("system:node:{}", config.name);
-    let leaf =
-        config.pki.leaf("kubelet", &LeafSpec::server(&user, sans)).context("issue the node's certificate")?;
-    let ca = vec![config.pki.ca.certificate().clone()];
-    let tls =
-        node::tls_config(leaf.chain.clone(), leaf.key.to_rustls(), ca).context("set up the kubelet's TLS")?;
+    let Serving { leaf, client_ca } = &config.serving;
+    let tls = node::tls_config(leaf.chain.clone(), leaf.key.to_rustls(), client_ca.clone());
+    let tls = tls.context("set up the kubelet's TLS")?;
     let mut agent = node::Config::new(&config.name, config.place.data.join("node"), Arc::new(tls));
     agent.addresses = vec![config.address.into()];
     agent.cluster_dns = config.service_cidr.nth(10).map(IpAddr::V4).into_iter().collect();

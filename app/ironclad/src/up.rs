@@ -3,7 +3,8 @@
 use crate::cli::{Agent, Node as NodeFlags, Output, Server, Up};
 use crate::control_plane::{self, ControlPlane};
 use crate::data_dir::DataDir;
-use crate::node_stack::{self, NodeConfig};
+use crate::join;
+use crate::node_stack::{self, NodeConfig, Serving};
 use crate::place::Place;
 use crate::preflight;
 use crate::progress::Progress;
@@ -41,7 +42,7 @@ pub async fn up(flags: Up) -> Result<()> {
     let user = format!("system:node:{name}");
     let node = NodeConfig {
         place,
-        pki: control_plane.pki.clone(),
+        serving: Serving::local(&control_plane.pki, &name, control_plane.advertise)?,
         flags: flags.node,
         name,
         service_cidr: flags.control_plane.service_cidr,
@@ -92,14 +93,16 @@ pub async fn agent(flags: Agent) -> Result<()> {
     let runtime = node_stack::open_runtime(&place, &flags.node).await?;
     let name = node_name(&flags.node)?;
     let address = network::machine::primary_address()?.map(|(address, _)| address);
+    let address = address.context("this machine has no address that others could reach it at")?;
+    let serving = join::serving(&client, &data, &name, address, &progress).await?;
     let node = NodeConfig {
-        pki: kit::pki::Pki::open(data.root().as_std_path())?,
+        serving,
         place,
         flags: flags.node,
         name,
         service_cidr: flags.service_cidr,
         pod_cidr: flags.pod_cidr,
-        address: address.context("this machine has no address that others could reach it at")?,
+        address,
         agent: client.clone(),
         dns: client.clone(),
         informers: InformerFactory::new(client, run.stop.clone()),

@@ -31,6 +31,8 @@ pub struct Config {
     pub client_for: Option<Arc<dyn Fn(&str) -> Client + Send + Sync>>,
     /// PEM of the CA that signs the API server's certificate, published in every namespace.
     pub root_ca: Option<String>,
+    /// Signs approved certificate requests of the built-in signers. `None`: they wait for another signer.
+    pub signer: Option<kit::pki::Authority>,
     /// Pod addresses of the cluster, cut into one range a node. `None`: nodes bring their own.
     pub cluster_cidr: Option<String>,
     /// Prefix length of a node's range.
@@ -46,6 +48,7 @@ impl Default for Config {
         Self {
             client_for: None,
             root_ca: None,
+            signer: None,
             cluster_cidr: None,
             node_cidr_mask: 24,
             node_grace: Duration::from_secs(50),
@@ -108,6 +111,7 @@ pub async fn run(
         ("namespace", Box::pin(crate::namespace::run(cx.clone()))),
         ("serviceaccount", Box::pin(crate::serviceaccount::run(cx.clone()))),
         ("root-ca-cert-publisher", Box::pin(crate::rootca::run(cx.clone()))),
+        ("csrsigning", Box::pin(crate::signer::run(cx.clone()))),
         ("daemonset", Box::pin(crate::daemonset::run(cx.clone()))),
         ("statefulset", Box::pin(crate::statefulset::run(cx.clone()))),
         ("job", Box::pin(crate::job::run(cx.clone()))),

@@ -20,6 +20,7 @@ pub mod replicaset;
 pub mod rootca;
 pub mod served;
 pub mod serviceaccount;
+pub mod signer;
 pub mod statefulset;
 
 pub(crate) use context::synced;
