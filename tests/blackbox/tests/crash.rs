@@ -82,7 +82,9 @@ fn write(api: &Api, stop: &AtomicBool, books: &Mutex<BTreeMap<String, Known>>) {
             }
         };
         match answer.map(|a| a.code) {
-            Ok(200 | 201) => note(&|k| *k = Known { acknowledged: (!deletes).then_some(value), asked: Vec::new() }),
+            Ok(200 | 201) => {
+                note(&|k| *k = Known { acknowledged: (!deletes).then_some(value), asked: Vec::new() })
+            }
             // It was gone: the deletion before it had happened though its answer was lost.
             Ok(404) => note(&|k| *k = Known::default()),
             // No answer: it may have happened or not.
@@ -168,7 +170,10 @@ fn kill_at_any_moment_loses_restarts_and_leaks_nothing() -> Result<()> {
             404 => None,
             _ => Some(answer.json()?["data"]["value"].as_str().context("value")?.parse::<u64>()?),
         };
-        ensure!(known.acknowledged == value || known.asked.contains(&value), "{name} is {value:?}, and {known:?} was told");
+        ensure!(
+            known.acknowledged == value || known.asked.contains(&value),
+            "{name} is {value:?}, and {known:?} was told"
+        );
     }
 
     // The churn's leftovers go, and the machine is as it was before it.
