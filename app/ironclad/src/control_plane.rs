@@ -192,9 +192,9 @@ fn write_kubeconfig(pki: &Pki, data: &DataDir, port: u16) -> Result<()> {
 }
 
 async fn open_store(flags: &Flags, data: &DataDir) -> Result<Arc<dyn Store>> {
-    let folder = data.folder("store")?;
     match &flags.store {
         StoreChoice::Embedded => {
+            let folder = data.folder("store")?;
             let open =
                 move || store::embedded::open(folder.as_std_path(), store::embedded::Options::default());
             Ok(tokio::task::spawn_blocking(open).await.context("open the store")??)

@@ -105,12 +105,20 @@ pub fn tear_down(tag: &str) -> Result<(), NetworkError> {
     let rtnl = Rtnl::open()?;
     let prefix = link_prefix(tag);
     let [_, far] = anchor_names(tag);
-    let mut changes = Changes::new();
-    // Deleting one end of a pair deletes both.
-    for link in rtnl.links()?.iter().filter(|l| l.name.starts_with(&prefix) && l.name != far) {
-        changes.delete_link(link.index);
+    // Links of pods that have just ended go by themselves, some of them between being listed and being deleted.
+    const TRIES: usize = 10;
+    let mut changed = Ok(());
+    for _ in 0..TRIES {
+        let mut changes = Changes::new();
+        // Deleting one end of a pair deletes both.
+        for link in rtnl.links()?.iter().filter(|l| l.name.starts_with(&prefix) && l.name != far) {
+            changes.delete_link(link.index);
+        }
+        changed = rtnl.apply(&changes);
+        if changed.is_ok() {
+            break;
+        }
     }
-    let changed = rtnl.apply(&changes);
     Kernel::open()?.delete_table(&table_name(tag))?;
     changed
 }

@@ -109,7 +109,7 @@ fn bad_requests_are_refused_in_upstreams_words_and_change_nothing() -> Result<()
             post("[]")?,
             400,
             "BadRequest",
-            &["the object provided is unrecognized (must be of type ConfigMap)"],
+            &["json: cannot unmarshal array into Go value"],
         ),
         (
             "a content type nobody knows",

@@ -9,6 +9,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -129,10 +130,28 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
+/// Reads on for a while and keeps nothing: a client that is still sending when the connection ends would see a broken
+/// pipe in place of the answer.
+async fn discard(mut body: RequestBody) {
+    const MOST: usize = 16 << 20;
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let reading = async {
+        let mut seen = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen += frame.data_ref().map_or(0, Bytes::len);
+            if seen > MOST {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, reading).await;
+}
+
 /// Reads a whole body; past [`MAX_REQUEST_BYTES`] the answer is 413.
 pub async fn read(mut body: RequestBody) -> Result<Bytes, ApiError> {
     let too_large = || ApiError::too_large(format!("limit is {MAX_REQUEST_BYTES}"));
     if body.size_hint().lower() > MAX_REQUEST_BYTES as u64 {
+        discard(body).await;
         return Err(too_large());
     }
     let mut first: Option<Bytes> = None;
@@ -146,6 +165,7 @@ pub async fn read(mut body: RequestBody) -> Result<Bytes, ApiError> {
             Some(_) => rest.extend_from_slice(&data),
         }
         if first.as_ref().map_or(0, Bytes::len) + rest.len() > MAX_REQUEST_BYTES {
+            discard(body).await;
             return Err(too_large());
         }
     }
