@@ -1,6 +1,6 @@
 //! The application's thin path with its state in etcd, and etcd's failures.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use blackbox::{binary, busybox, done, skipped, without};
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use testkit::cluster::{Cluster, missing};
 use testkit::netns::Netns;
 use testkit::process::{Process, run, wait_for};
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(30);
 const URL: &str = "http://127.0.0.1:2379";
 
 const WEB: &str = r#"
@@ -130,8 +130,9 @@ fn an_application_lives_on_etcd() -> Result<()> {
 
     // etcd gone: pods serve on, requests fail, and when it is back all goes on by itself.
     cluster.k(&["create", "configmap", "before"])?;
+    let slices = cluster.k(&["get", "endpointslices", "-o", "yaml"])?;
     server.kill();
-    answers()?;
+    answers().with_context(|| format!("{}\n{slices}", cluster.printed()))?;
     ensure!(
         cluster.k(&["create", "configmap", "lost", "--request-timeout=20s"]).is_err(),
         "written to nothing"
