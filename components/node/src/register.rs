@@ -22,6 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
+/// How long a node that was registered before may wait for its network before it says that it has none.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 const STATUS_PERIOD: Duration = Duration::from_secs(300);
@@ -75,9 +77,15 @@ impl NodeKeeper {
     async fn try_register(&self) -> Result<Node, kube::Error> {
         let api: Api<Node> = Api::all(self.client.clone());
         let name = &self.config.node_name;
-        let health = self.health().await;
         let wanted_labels = labels(&self.config);
         let existing = api.get_opt(name).await?;
+        let has_block = |n: &Node| n.spec.as_ref().is_some_and(|s| s.pod_cidr.is_some());
+        if existing.as_ref().is_some_and(has_block) {
+            // A restart: its network is only a moment away. A Node that said NotReady in between would take the
+            // readiness of every pod on it, and with it their Services.
+            let _ = tokio::time::timeout(NETWORK_PATIENCE, self.network.became_ready()).await;
+        }
+        let health = self.health().await;
         let node = match existing {
             None => {
                 let node = Node {
