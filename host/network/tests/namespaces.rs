@@ -113,7 +113,8 @@ fn pods_services_and_host_ports_on_a_real_kernel() {
     // Directly, both ways, with the true source.
     assert_eq!(ask(&a, ip_b, 8080).unwrap(), format!("b {ip_a}"));
     assert_eq!(ask(&machine_ns, ip_a, 8080).unwrap(), format!("a {}", machine.gateway()));
-    // By host port, from a pod.
+    // By host port, from a pod: written together with the services, once those are told.
+    machine_ns.run(|| dataplane.set_services(vec![])).unwrap();
     assert_eq!(ask(&b, machine.gateway(), 18080).unwrap(), format!("a {ip_b}"));
 
     // By service, from everywhere; a pod that reaches itself is masqueraded.
@@ -147,8 +148,15 @@ fn pods_services_and_host_ports_on_a_real_kernel() {
         );
     }
 
-    // A second run takes everything over and keeps addresses.
+    // A second run takes everything over and keeps addresses; until it knows the services, the old rules serve.
     drop(pods);
+    let one = vec![Backend { address: ip_b, port: 8080 }];
+    machine_ns.run(|| dataplane.set_services(vec![service(one, None)])).unwrap();
+    machine_ns.run(|| {
+        let second = Dataplane::open(&machine.table(), cluster).unwrap();
+        drop(Pods::open(&folder, &machine, 1500, second).unwrap());
+    });
+    assert_eq!(ask(&machine_ns, vip, 80).unwrap()[..1], *"b");
     machine_ns.run(|| {
         let pods = Pods::open(&folder, &machine, 1500, dataplane.clone()).unwrap();
         assert_eq!(pods.address_of("a"), Some(ip_a));

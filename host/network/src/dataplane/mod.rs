@@ -137,10 +137,16 @@ struct State {
     desired: Desired,
     /// What the kernel holds; `None` after a failure or drift.
     committed: Option<Table>,
+    /// Whether the services have been told once. Until then the rules of an earlier run serve, and writing would take
+    /// its Services away.
+    told: bool,
 }
 
 impl State {
     fn sync(&mut self) -> Result<(), NetworkError> {
+        if !self.told {
+            return Ok(());
+        }
         let table = build(&self.desired);
         let steps = transaction(self.committed.as_ref(), &table);
         if steps.is_empty() {
@@ -170,16 +176,22 @@ impl State {
 pub struct Dataplane(Arc<Mutex<State>>);
 
 impl Dataplane {
-    /// Takes the table over. Until the first `set_services` and `set_host_ports` the rules of an earlier run stay.
+    /// Takes the table over. Until the first `set_services` the rules of an earlier run stay.
     pub fn open(table: &str, pod_cidr: Cidr) -> Result<Self, NetworkError> {
         let desired = Desired { table: table.into(), pod_cidr, services: Vec::new(), host_ports: Vec::new() };
-        Ok(Self(Arc::new(Mutex::new(State { kernel: Kernel::open()?, desired, committed: None }))))
+        Ok(Self(Arc::new(Mutex::new(State {
+            kernel: Kernel::open()?,
+            desired,
+            committed: None,
+            told: false,
+        }))))
     }
 
     /// Replaces all services. Returns once the kernel has them.
     pub fn set_services(&self, services: Vec<Service>) -> Result<(), NetworkError> {
         let mut state = self.0.lock();
         state.desired.services = services;
+        state.told = true;
         state.sync()
     }
 
