@@ -15,6 +15,7 @@ use crate::register::NodeKeeper;
 use crate::shared::Shared;
 use crate::statuses::Statuses;
 use crate::{Error, rotate, server, volumes};
+use camino::Utf8PathBuf;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;
@@ -210,17 +211,27 @@ async fn route(mut events: broadcast::Receiver<runtime::ContainerEvent>, pods: A
     }
 }
 
-/// What the runtime holds, by pod uid.
+/// What earlier runs left, by pod uid.
+#[derive(Default)]
 struct Inventory {
     sandboxes: Vec<SandboxStatus>,
     containers: Vec<ContainerStatus>,
+    pod_dirs: Vec<Utf8PathBuf>,
+    log_dirs: Vec<Utf8PathBuf>,
 }
 
 impl Inventory {
-    async fn take(runtime: &dyn Runtime) -> Self {
+    /// Must be taken before any pod that the runs before did not know is begun: what is swept later is only what is
+    /// listed here.
+    async fn take(runtime: &dyn Runtime, config: &Config) -> Self {
+        let entries = |dir: Utf8PathBuf| -> Vec<Utf8PathBuf> {
+            dir.read_dir_utf8().into_iter().flatten().flatten().map(|e| e.into_path()).collect()
+        };
         Self {
             sandboxes: runtime.list_pod_sandboxes().await.unwrap_or_default(),
             containers: runtime.list_containers().await.unwrap_or_default(),
+            pod_dirs: entries(config.pods_dir()),
+            log_dirs: entries(config.logs_dir()),
         }
     }
 
@@ -263,9 +274,9 @@ async fn watch_pods(client: kube::Client, shared: Arc<Shared>, pods: Arc<Pods>) 
                 let list = std::mem::take(&mut listed);
                 let uids: BTreeSet<String> = list.iter().map(|p| identity(p).2.to_owned()).collect();
                 let inventory = if first {
-                    Inventory::take(&*shared.runtime).await
+                    Inventory::take(&*shared.runtime, &shared.config).await
                 } else {
-                    Inventory { sandboxes: Vec::new(), containers: Vec::new() }
+                    Inventory::default()
                 };
                 for pod in list {
                     apply(&shared, &pods, pod, Some(&inventory));
@@ -277,6 +288,10 @@ async fn watch_pods(client: kube::Client, shared: Arc<Shared>, pods: Arc<Pods>) 
                 }
                 if first {
                     first = false;
+                    // Before the next event: a pod that comes later must not find its address released.
+                    if let Err(error) = shared.network.release_all_except(&uids).await {
+                        tracing::warn!(%error, "network of pods that are gone not released");
+                    }
                     tokio::spawn(sweep(shared.clone(), inventory, uids));
                 }
             }
@@ -337,11 +352,9 @@ fn event_reason(reason: &str) -> &'static str {
     }
 }
 
-/// Stops and removes what belongs to no pod of the API, once at start.
+/// Stops and removes what of the inventory belongs to no pod of the API, once at start. Takes as long as those pods take
+/// to stop; pods that are begun meanwhile are not in the inventory, so it cannot touch them.
 async fn sweep(shared: Arc<Shared>, inventory: Inventory, uids: BTreeSet<String>) {
-    if let Err(error) = shared.network.release_all_except(&uids).await {
-        tracing::warn!(%error, "network of pods that are gone not released");
-    }
     let orphans: Vec<String> = inventory.uids().difference(&uids).cloned().collect();
     let graces: BTreeMap<String, i64> = inventory
         .containers
@@ -367,18 +380,12 @@ async fn sweep(shared: Arc<Shared>, inventory: Inventory, uids: BTreeSet<String>
         }
     });
     futures::future::join_all(work).await;
-    let config = shared.config.clone();
     let _ = tokio::task::spawn_blocking(move || {
-        for entry in config.pods_dir().read_dir_utf8().into_iter().flatten().flatten() {
-            if !uids.contains(entry.file_name()) {
-                volumes::remove(entry.path());
-            }
-        }
-        for entry in config.logs_dir().read_dir_utf8().into_iter().flatten().flatten() {
-            let uid = entry.file_name().rsplit('_').next().unwrap_or_default();
-            if !uids.contains(uid) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
+        let of = |dir: &Utf8PathBuf| dir.file_name().and_then(|n| n.rsplit('_').next()).map(str::to_owned);
+        let known = |dir: &Utf8PathBuf| of(dir).is_none_or(|uid| uids.contains(&uid));
+        inventory.pod_dirs.iter().filter(|dir| !known(dir)).for_each(|dir| volumes::remove(dir));
+        for dir in inventory.log_dirs.iter().filter(|dir| !known(dir)) {
+            let _ = std::fs::remove_dir_all(dir);
         }
     })
     .await;
