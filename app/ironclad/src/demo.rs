@@ -8,7 +8,6 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::runtime::wait::await_condition;
 use kube::{Api, Client, discovery};
 use serde_json::json;
 use std::time::Duration;
@@ -36,7 +35,7 @@ pub async fn run(demo: Demo) -> Result<()> {
         let status = d.and_then(|d| d.status.as_ref());
         status.is_some_and(|s| s.available_replicas.unwrap_or(0) > 0)
     };
-    tokio::time::timeout(PATIENCE, await_condition(deployments, "hello", available))
+    tokio::time::timeout(PATIENCE, client::until(deployments, "hello", available))
         .await
         .context("the demo's pods did not become ready; see `kubectl describe pods -n hello`")??;
     let url = url(&client).await?;

@@ -10,7 +10,6 @@ use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateS
 use k8s_openapi::api::core::v1::ConfigMap;
 use kit::pki::{Leaf, PrivateKey, Subject, new_request, pem};
 use kube::api::{Api, PostParams};
-use kube::runtime::wait::await_condition;
 use kube::{Client, ResourceExt};
 use serde_json::json;
 use std::net::Ipv4Addr;
@@ -82,7 +81,7 @@ async fn ask(client: &Client, node: &str, request: String, progress: &Progress) 
             s.certificate.as_ref().is_some_and(|c| !c.0.is_empty()) || over("Denied") || over("Failed")
         })
     };
-    let answered = await_condition(api, &name, ended).await.context("wait for the serving certificate")?;
+    let answered = client::until(api, &name, ended).await.context("wait for the serving certificate")?;
     let status = answered.and_then(|r| r.status);
     match status.as_ref().and_then(|s| s.certificate.clone()).filter(|c| !c.0.is_empty()) {
         Some(certificate) => Ok(certificate.0),

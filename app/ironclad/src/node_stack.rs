@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::Node;
 use kit::Shutdown;
 use kit::pki::{Leaf, LeafSpec, Pki, Sans};
 use kube::Api;
-use kube::runtime::wait::await_condition;
 use network::dataplane::{Cidr, Dataplane};
 use network::machine::Machine;
 use network::pods::{Attach, Pods, WantedPort};
@@ -101,7 +100,7 @@ pub async fn start(
         node.and_then(|n| n.spec.as_ref()).is_some_and(|s| s.pod_cidr.as_ref().is_some_and(|c| !c.is_empty()))
     };
     let node =
-        await_condition(nodes.clone(), &config.name, has_block).await.context("wait for the pod block")?;
+        client::until(nodes.clone(), &config.name, has_block).await.context("wait for the pod block")?;
     let block: Cidr = node.and_then(|n| n.spec?.pod_cidr).context("the node has no pod block")?.parse()?;
     progress.step(&format!("node registered, pods are in {block}"));
 
@@ -141,7 +140,7 @@ pub async fn start(
         let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
         conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
     };
-    await_condition(nodes, &config.name, is_ready).await.context("wait for the node to be Ready")?;
+    client::until(nodes, &config.name, is_ready).await.context("wait for the node to be Ready")?;
     // Kept until the end: a dropped sender would say that the network is gone.
     let until = stop.clone();
     tasks.spawn(async move {

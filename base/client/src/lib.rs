@@ -14,9 +14,11 @@ pub mod leader;
 pub mod objects;
 pub mod patch;
 pub mod queue;
+mod wait;
 
 pub use connect::{ConnectError, in_process, remote, remote_config};
 pub use events::{EventRecorder, EventType};
 pub use informer::{Change, Informer, InformerFactory, MetaChange, ObjectKey, Scope};
 pub use leader::{LeaderConfig, LeaderElection};
 pub use queue::WorkQueue;
+pub use wait::until;
