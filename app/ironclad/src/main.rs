@@ -26,6 +26,9 @@ const LOG: &str = "warn,kube_client::client::builder=off";
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages, which almost doubles an idle cluster's memory and is 4 MiB for every supervisor.
+    // Inherited by supervisors; the runtime gives it back to what runs in containers.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     // Before any thread: a supervisor stays single-threaded.
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {

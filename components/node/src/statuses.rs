@@ -45,6 +45,12 @@ impl Statuses {
         self.update(pod, known, idle, |slot| slot.latest = object(status));
     }
 
+    /// The newest status of the pod, written or about to be.
+    pub fn latest(&self, uid: &str) -> Option<PodStatus> {
+        let latest = self.inner.pods.lock().get(uid)?.latest.clone();
+        serde_json::from_value(Value::Object(latest)).ok()
+    }
+
     /// Removes the pod from the API when its last status is written.
     pub fn delete(&self, pod: &Pod) {
         self.update(pod, None, false, |slot| slot.delete = true);

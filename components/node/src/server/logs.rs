@@ -41,12 +41,9 @@ pub async fn answer(api: &Api, namespace: &str, pod: &str, container: &str, quer
     };
     let made: Vec<_> = runs.into_iter().filter(|r| r.state != runtime::ContainerState::Created).collect();
     let chosen = if previous {
-        // With the latest run dead and none after it, it is the one that went before.
-        match made.as_slice() {
-            [.., last] if last.state != runtime::ContainerState::Running && made.len() == 1 => None,
-            [.., before, _] => Some(before.clone()),
-            _ => None,
-        }
+        // While a container waits to be started again, the run that ended last is the previous one.
+        let last = api.last_ended(namespace, pod, container);
+        made.into_iter().find(|run| last.as_ref() == Some(&run.id))
     } else {
         made.last().cloned()
     };

@@ -248,6 +248,17 @@ impl Api {
         }
     }
 
+    /// The id of the run that the pod's status calls the last one, if that has ended: `lastState`.
+    pub fn last_ended(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
+        let found = self.pods.find(namespace, pod)?;
+        let status = self.shared.statuses.latest(identity(&found).2).or_else(|| found.status.clone())?;
+        let all =
+            [status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses];
+        let status = all.into_iter().flatten().flatten().find(|c| c.name == container)?;
+        let id = status.last_state?.terminated?.container_id?;
+        Some(id.rsplit('/').next().unwrap_or_default().to_owned())
+    }
+
     /// Every run of a container, oldest first, straight from the runtime.
     pub async fn runs(
         &self,

@@ -70,6 +70,8 @@ pub(super) fn attach_stdio(process: &ProcessSpec, stdio: Stdio) -> Step<Option<O
 /// Drops privileges and runs the program.
 pub(super) fn finish(process: &ProcessSpec) -> Step<Infallible> {
     let who = identity(process)?;
+    // Switched off for ourselves (in `main`); a program decides for itself.
+    let _ = sys::prctl(libc::PR_SET_THP_DISABLE, 0);
     let mut env = process.env.clone();
     if !env.iter().any(|(k, _)| k == "HOME") {
         env.push(("HOME".into(), who.home.clone().unwrap_or_else(|| "/".into())));
