@@ -37,6 +37,8 @@ struct Entry {
     task: tokio::task::JoinHandle<()>,
     pod: Arc<Pod>,
     needs: Use,
+    /// No longer in the API: what it holds is promised to others already.
+    gone: bool,
 }
 
 impl Pods {
@@ -52,9 +54,20 @@ impl Pods {
         self.known.lock().get(uid).is_some_and(|e| e.mailbox.send(message).is_ok())
     }
 
+    /// The pod left the API.
+    fn gone(&self, uid: &str) {
+        if let Some(entry) = self.known.lock().get_mut(uid) {
+            entry.gone = true;
+            let _ = entry.mailbox.send(Msg::Gone);
+        }
+    }
+
     fn used(&self) -> Use {
         let known = self.known.lock();
-        known.values().filter(|e| !plan::is_terminal(&e.pod)).fold(Use::default(), |sum, e| sum.plus(e.needs))
+        known
+            .values()
+            .filter(|e| !e.gone && !plan::is_terminal(&e.pod))
+            .fold(Use::default(), |sum, e| sum.plus(e.needs))
     }
 }
 
@@ -283,9 +296,7 @@ async fn watch_pods(client: kube::Client, shared: Arc<Shared>, pods: Arc<Pods>) 
                 }
                 let lost: Vec<String> =
                     pods.known.lock().keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
-                for uid in lost {
-                    pods.send(&uid, Msg::Gone);
-                }
+                lost.iter().for_each(|uid| pods.gone(uid));
                 if first {
                     first = false;
                     // Before the next event: a pod that comes later must not find its address released.
@@ -296,9 +307,7 @@ async fn watch_pods(client: kube::Client, shared: Arc<Shared>, pods: Arc<Pods>) 
                 }
             }
             Ok(watcher::Event::Apply(pod)) => apply(&shared, &pods, pod, None),
-            Ok(watcher::Event::Delete(pod)) => {
-                pods.send(identity(&pod).2, Msg::Gone);
-            }
+            Ok(watcher::Event::Delete(pod)) => pods.gone(identity(&pod).2),
             Err(error) => tracing::debug!(%error, "watch of pods interrupted"),
         }
     }
@@ -336,7 +345,7 @@ fn apply(shared: &Arc<Shared>, pods: &Pods, mut pod: Pod, inventory: Option<&Inv
     let needs = pod.spec.as_ref().map(Use::of).unwrap_or_default();
     let kept = Arc::new(pod.clone());
     let (mailbox, task) = actor::spawn(shared.clone(), pod, observed, verdict);
-    pods.known.lock().insert(uid, Entry { mailbox, task, pod: kept, needs });
+    pods.known.lock().insert(uid, Entry { mailbox, task, pod: kept, needs, gone: false });
 }
 
 /// Event reasons are static words.

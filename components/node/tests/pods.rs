@@ -237,3 +237,31 @@ async fn hooks_and_sidecars() {
     bed.gone(&path).await;
     bed.down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_refused_until_a_place_is_free() {
+    let Some(bed) = Bed::new().await else { return };
+    let node = bed.api.get("/api/v1/nodes/n1").expect("node");
+    let cpus: u64 = node["status"]["allocatable"]["cpu"].as_str().and_then(|c| c.parse().ok()).expect("cpus");
+    let most = |script: &str| {
+        let mut c = shell("main", script);
+        c["resources"] = json!({"requests": {"cpu": format!("{}m", cpus * 700)}});
+        json!({"containers": [c], "terminationGracePeriodSeconds": 5})
+    };
+    let first = bed.pod("first", most("trap '' TERM; while :; do sleep 0.1; done"));
+    bed.ready(&first).await;
+    let second = bed.pod("second", most(WAIT));
+    let refused = bed.phase(&second, "Failed").await;
+    assert_eq!(refused["status"]["reason"], "OutOfcpu");
+    assert!(refused["status"]["containerStatuses"].is_null(), "{}", refused["status"]);
+    assert!(refused["status"]["message"].as_str().is_some_and(|m| m.starts_with("Pod was rejected: ")));
+    // Taken out of the API, its place is free, though it still takes its time to stop.
+    bed.api.remove(&first);
+    let third = bed.pod("third", most(WAIT));
+    bed.ready(&third).await;
+    for path in [&second, &third] {
+        bed.delete(path, 0);
+        bed.gone(path).await;
+    }
+    bed.down().await;
+}

@@ -15,6 +15,11 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Whether any container was ever made.
+    pub fn has_runs(&self) -> bool {
+        self.containers.values().any(|runs| !runs.is_empty())
+    }
+
     pub fn latest(&self, name: &str) -> Option<&ContainerStatus> {
         self.containers.get(name)?.last()
     }

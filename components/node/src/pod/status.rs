@@ -32,6 +32,21 @@ pub struct Inputs<'a> {
 pub fn status(i: &Inputs<'_>) -> PodStatus {
     let old = i.pod.status.clone().unwrap_or_default();
     let Some(spec) = &i.pod.spec else { return old };
+    if let Some((reason, message)) = &i.memory.failed
+        && !i.observed.has_runs()
+        && old.container_statuses.is_none()
+    {
+        // Never begun: there is nothing to say of its containers, and `kubectl get` shows the reason.
+        return PodStatus {
+            phase: Some("Failed".into()),
+            reason: Some(reason.clone()),
+            message: Some(message.clone()),
+            observed_generation: i.pod.metadata.generation,
+            start_time: i.memory.start_time.map(Time).or_else(|| old.start_time.clone()),
+            qos_class: Some(qos(i.pod).as_str().into()),
+            ..old
+        };
+    }
     let initialized = has_started_mains(i, spec) || init_done(i, spec);
     let inits: Vec<ContainerStatus> = spec
         .init_containers
