@@ -13,6 +13,7 @@ pub struct Cluster {
     binary: PathBuf,
     data: PathBuf,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
     process: Option<Process>,
     _folder: tempfile::TempDir,
 }
@@ -25,12 +26,18 @@ impl Cluster {
 
     /// As [`Cluster::up`], on a machine that is already there.
     pub fn up_in(netns: Netns, binary: &Path, flags: &[&str]) -> Result<Self> {
+        Self::up_with(netns, binary, flags, &[])
+    }
+
+    /// As [`Cluster::up_in`], with environment variables for `ironclad up`.
+    pub fn up_with(netns: Netns, binary: &Path, flags: &[&str], env: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ironclad-test-").tempdir()?;
         let mut cluster = Self {
             netns,
             binary: binary.into(),
             data: folder.path().join("data"),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+            env: env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             process: None,
             _folder: folder,
         };
@@ -67,7 +74,7 @@ impl Cluster {
     /// Starts (again) and waits for nothing.
     pub fn launch(&mut self) -> Result<()> {
         let mut command = self.ironclad(&["up"]);
-        command.args(&self.flags);
+        command.args(&self.flags).envs(self.env.iter().map(|(k, v)| (k, v)));
         self.process = Some(Process::spawn(command, &self.data.with_extension("log"))?);
         Ok(())
     }
