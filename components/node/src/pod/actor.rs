@@ -552,39 +552,18 @@ impl Actor {
     }
 
     /// Keeps volume content fresh until aborted.
-    fn refresh_volumes(&mut self, mut made: PodVolumes) {
-        let shared = self.shared.clone();
-        let mut latest = self.latest.subscribe();
-        let ips = self.ips();
+    fn refresh_volumes(&mut self, made: PodVolumes) {
         let watched =
             self.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(volumes::payload::is_payload);
         if !watched {
             return;
         }
-        let task = tokio::spawn(async move {
-            let mut seen = latest.borrow_and_update().metadata.clone();
-            loop {
-                tokio::select! {
-                    () = made.changed() => {}
-                    changed = latest.changed() => {
-                        if changed.is_err() {
-                            return;
-                        }
-                        let meta = latest.borrow_and_update().metadata.clone();
-                        if meta.labels == seen.labels && meta.annotations == seen.annotations {
-                            continue;
-                        }
-                        seen = meta;
-                    }
-                }
-                let pod = latest.borrow().clone();
-                let facts = shared.facts(&pod, &ips);
-                if let Err(error) = made.mount(&shared.volumes, &pod, &facts).await {
-                    tracing::warn!(%error, pod = identity(&pod).2, "volume content not refreshed");
-                    tokio::time::sleep(Duration::from_secs(5)).await;
-                }
-            }
-        });
+        let task = tokio::spawn(super::refresher::run(
+            self.shared.clone(),
+            self.latest.subscribe(),
+            made,
+            self.ips(),
+        ));
         if let Some(old) = self.refresher.replace(task.abort_handle()) {
             old.abort();
         }

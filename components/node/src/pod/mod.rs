@@ -10,6 +10,7 @@ pub mod observed;
 pub mod plan;
 #[cfg(test)]
 mod plan_tests;
+mod refresher;
 pub mod resources;
 pub mod start;
 pub mod status;
