@@ -73,7 +73,15 @@ impl ApiError {
             .about(group, resource, name)
     }
 
-    /// No such path: what the API server answers outside any known resource.
+    /// Outside every group version that is served: upstream's router answers before any API does, in plain text.
+    pub fn page_not_found() -> Self {
+        Self::new(404, Self::PLAIN, "404 page not found\n")
+    }
+
+    /// The reason of an error that is sent as its bare message.
+    pub const PLAIN: &str = "";
+
+    /// No such path below a group version that is served.
     pub fn no_such_path() -> Self {
         let mut e = Self::new(404, "NotFound", "the server could not find the requested resource");
         e.details = Some(Box::default());
@@ -132,6 +140,12 @@ impl ApiError {
     /// Names what the error is about.
     pub fn on(self, group: &str, kind: &str, name: &str) -> Self {
         self.about(group, kind, name)
+    }
+
+    /// With `details`, though there is nothing to say in them.
+    pub fn with_details(mut self) -> Self {
+        self.details.get_or_insert_default();
+        self
     }
 
     /// Invalid query or body options (`ListOptions`, `CreateOptions`, ...).

@@ -26,7 +26,8 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     let info = &call.info;
     let index = server.index.load();
     let Some(resource) = index.find(&info.group, &info.version, &info.resource).cloned() else {
-        return Err(ApiError::no_such_path());
+        let served = index.version(&info.group, &info.version).is_some();
+        return Err(if served { ApiError::no_such_path() } else { ApiError::page_not_found() });
     };
     drop(index);
     let namespaced = resource.namespaced;

@@ -312,6 +312,16 @@ fn bad_requests_are_refused_in_upstreams_words_and_change_nothing() -> Result<()
     }
     ensure!(server.state()? == before, "a dry run changed something");
 
+    // Outside of every API, and without TLS.
+    for path in ["/apis/nosuch.example.com/v1/things", "/apis/apps/v9/deployments", "/nosuch"] {
+        let answer = api.get(path)?;
+        ensure!(answer.code == 404 && answer.body == "404 page not found\n", "{path}: {answer:?}");
+    }
+    let mut plain = server.netns.command("curl");
+    plain.args(["-sS", "--max-time", "20", &api.server().replace("https:", "http:")]);
+    let said = run(plain)?;
+    ensure!(said == "Client sent an HTTP request to an HTTPS server.\n", "{said}");
+
     // Credentials.
     let unauthorized = |arguments: &[&str]| -> Result<()> {
         let mut curl = api.anonymous("/api/v1/pods");

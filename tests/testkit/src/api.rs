@@ -57,6 +57,11 @@ impl Api {
         self.folder.path().join(name)
     }
 
+    /// `https://address:port`.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// curl without a client certificate, trusting the cluster's CA.
     pub fn anonymous(&self, path: &str) -> Command {
         let mut command = Command::new("nsenter");

@@ -74,7 +74,7 @@ pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Bo
         _ => {}
     }
     if call.parts.method != Method::GET && call.parts.method != Method::HEAD {
-        return Err(if known(&parts) { ApiError::method_unknown() } else { ApiError::no_such_path() });
+        return Err(if known(&parts) { ApiError::method_unknown() } else { ApiError::page_not_found() });
     }
     let index: Arc<Index> = server.index.load_full();
     let headers = &call.parts.headers;
@@ -93,7 +93,7 @@ pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Bo
         ["api", version] => legacy_resources(&index, headers, "", version),
         ["apis", group] => {
             let group =
-                index.group(group).filter(|g| !g.name.is_empty()).ok_or_else(ApiError::no_such_path)?;
+                index.group(group).filter(|g| !g.name.is_empty()).ok_or_else(ApiError::page_not_found)?;
             negotiated(headers, &legacy::group(group, true), schemas::kind_shape("", "v1", "APIGroup"))
         }
         ["apis", group, version] => legacy_resources(&index, headers, group, version),
@@ -120,7 +120,7 @@ pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Bo
             let bytes = serde_json::to_vec(&tokens.issuer.jwks()).map_err(ApiError::internal)?;
             Ok(respond::bytes(200, "application/jwk-set+json", Body::full(bytes)))
         }
-        _ => Err(ApiError::no_such_path()),
+        _ => Err(ApiError::page_not_found()),
     }
 }
 
@@ -134,7 +134,7 @@ fn legacy_resources(
     group: &str,
     version: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let found = index.version(group, version).ok_or_else(ApiError::no_such_path)?;
+    let found = index.version(group, version).ok_or_else(ApiError::page_not_found)?;
     let value = legacy::resources(group, found);
     negotiated(headers, &value, schemas::kind_shape("", "v1", "APIResourceList"))
 }

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -22,6 +23,7 @@ pub struct PeerAddress(pub SocketAddr);
 /// ALPN must offer `h2` and `http/1.1`; client certificates are asked for, not required.
 pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long open requests may take to finish once shutdown was asked for.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -65,6 +67,23 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: TlsSource, shu
     }
 }
 
+/// What the first bytes of a plain HTTP request look like (as Go's `net/http` tells them).
+fn speaks_http(first: &[u8; 5]) -> bool {
+    matches!(first, b"GET /" | b"HEAD " | b"POST " | b"PUT /" | b"PATCH" | b"DELET" | b"OPTIO")
+}
+
+/// One sentence to who forgot the `s` of `https`.
+async fn refuse_plain(mut stream: TcpStream) -> std::io::Result<()> {
+    stream
+        .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+        .await?;
+    stream.shutdown().await?;
+    // Closing over unread bytes would reset the connection before the sentence is read.
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
 async fn connection(
     server: ApiServer,
     builder: Arc<Builder<TokioExecutor>>,
@@ -73,9 +92,15 @@ async fn connection(
     peer: SocketAddr,
     shutdown: Shutdown,
 ) {
-    let handshake =
-        tokio::time::timeout(Duration::from_secs(10), TlsAcceptor::from(tls).accept(stream)).await;
-    let stream = match handshake {
+    let handshake = async move {
+        let mut first = [0; 5];
+        if stream.peek(&mut first).await? == first.len() && speaks_http(&first) {
+            refuse_plain(stream).await?;
+            return Err(std::io::Error::other("client sent an HTTP request to an HTTPS server"));
+        }
+        TlsAcceptor::from(tls).accept(stream).await
+    };
+    let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "TLS handshake failed");

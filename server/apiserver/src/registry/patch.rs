@@ -86,8 +86,11 @@ impl Patch {
                 json_patch::apply(&mut object, patch).map_err(|e| match e {
                     json_patch::Error::Malformed(why) => ApiError::bad_request(why),
                     json_patch::Error::TooManyOperations(_) => ApiError::too_large(e.to_string()),
+                    // Upstream does not say which operation failed; the log does.
                     json_patch::Error::DoesNotApply(why) => {
-                        ApiError::generic(422, "Invalid", why).on(group, kind, name)
+                        tracing::debug!(group, kind, name, why, "JSON patch does not apply");
+                        let message = "the server rejected our request due to an error in our request";
+                        ApiError::generic(422, "Invalid", message).with_details()
                     }
                 })?;
                 Ok(object)
