@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use apiserver::ApiServer;
 use apiserver::authentication::UserInfo;
 use apiserver::cache::Cache;
-use apiserver::security::SecurityConfig;
+use arc_swap::ArcSwap;
 use client::InformerFactory;
 use kit::Shutdown;
 use kit::pki::{Credentials, Kubeconfig, LeafSpec, Pki, RotatingCertificate, Sans};
 use network::dataplane::Cidr;
+use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use store::Store;
@@ -57,13 +58,24 @@ pub async fn start(
     write_kubeconfig(&pki, data, port)?;
     progress.step("certificates ready");
 
+    let (security, followed) = flags.identity.prepare()?.split();
     let store = open_store(flags, data).await?;
     let fields = apiserver::cache::Options::new(apiserver::selectable_fields());
     let cache = Cache::start(store, fields).await.context("load the state")?;
     progress.step(&format!("state loaded (revision {})", cache.revision()));
 
-    let security = apiserver::security::build(&pki, cache.clone(), SecurityConfig::default())
+    let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
+    let shown = [security.client_authorities.as_slice(), &security.front_proxy_authorities].concat();
+    let tls = Arc::new(ArcSwap::from(listener_tls(&pki, &slot, &shown)?));
+    let security = apiserver::security::build(&pki, cache.clone(), security)
         .map_err(|e| anyhow::anyhow!("set up authentication: {e}"))?;
+    let (swap, sign, own) = (tls.clone(), slot.clone(), pki.clone());
+    let listener_authorities =
+        Arc::new(move |all: &[CertificateDer<'static>]| match listener_tls(&own, &sign, all) {
+            Ok(next) => swap.store(next),
+            Err(error) => tracing::error!(%error, "the listener keeps the authorities it had"),
+        });
+    followed.start(&pki, &security, listener_authorities, stop, tasks);
     let mut config = apiserver::Config::secure(cache, security);
     config.advertise = Some((IpAddr::V4(advertise), port));
     config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -72,14 +84,11 @@ pub async fn start(
     let server = ApiServer::new(config)?;
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
 
-    let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
-    let verifier = kit::pki::ClientVerifier::new(&[pki.ca.certificate(), pki.front_proxy_ca.certificate()])?;
-    let tls = Arc::new(kit::pki::server_config(slot.clone(), Some(verifier))?);
     tasks.spawn(pki.clone().keep_fresh("apiserver".into(), server_leaf, slot, stop.clone()));
     let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
     let serving = server.clone();
     let until = stop.clone();
-    tasks.spawn(async move { serving.serve(listener, Arc::new(move || tls.clone()), until).await });
+    tasks.spawn(async move { serving.serve(listener, Arc::new(move || tls.load_full()), until).await });
     progress.step(&format!("API server ready on port {port}"));
 
     Ok(ControlPlane { server, pki, port, advertise })
@@ -170,6 +179,19 @@ pub fn hostname() -> Result<String> {
         bail!("the host name {name:?} cannot name a Node; pass --node-name");
     }
     Ok(name)
+}
+
+/// The secure port's TLS: `others` are authorities whose clients are asked for their certificates besides the
+/// cluster's own.
+fn listener_tls(
+    pki: &Pki,
+    slot: &Arc<RotatingCertificate>,
+    others: &[CertificateDer<'static>],
+) -> Result<Arc<rustls::ServerConfig>> {
+    let own = [pki.ca.certificate(), pki.front_proxy_ca.certificate()];
+    let all: Vec<_> = own.into_iter().chain(others).collect();
+    let verifier = kit::pki::ClientVerifier::new(&all)?;
+    Ok(Arc::new(kit::pki::server_config(slot.clone(), Some(verifier))?))
 }
 
 fn kubelet_tls(pki: &Pki, leaf: &kit::pki::Leaf) -> Result<Arc<rustls::ClientConfig>> {
