@@ -26,6 +26,9 @@ pub struct ControlPlane {
     pub advertise: Ipv4Addr,
 }
 
+/// What upstream's controllers call themselves.
+pub const MANAGER: &str = "kube-controller-manager";
+
 /// The service CIDR's n-th address.
 pub fn service_address(cidr: Cidr, n: u32) -> Result<Ipv4Addr> {
     cidr.nth(n).with_context(|| format!("--service-cidr {cidr} is too small"))
@@ -95,12 +98,16 @@ pub async fn start(
 }
 
 impl ControlPlane {
-    /// A client that runs as `user`, through the whole chain, without a socket. Must be called inside the runtime.
-    pub fn client(&self, user: &str, groups: &[&str]) -> kube::Client {
-        let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
-        groups.push("system:authenticated".into());
-        let user = UserInfo { name: user.into(), groups, ..UserInfo::default() };
-        client::in_process(self.server.in_process(user))
+    /// A client that runs as `user`, through the whole chain, without a socket, and calls itself `component`. Must be
+    /// called inside the runtime.
+    pub fn client(&self, user: &str, groups: &[&str], component: &str) -> kube::Client {
+        let user = UserInfo::new(user, groups);
+        client::in_process(self.server.in_process(user).with_agent(&client::user_agent(component, "")))
+    }
+
+    /// [`client`](Self::client) for a service account of kube-system.
+    pub fn account_client(&self, name: &str, component: &str) -> kube::Client {
+        account_client(&self.server, name, component)
     }
 
     /// Controllers and scheduler, each under upstream's identity.
@@ -113,22 +120,20 @@ impl ControlPlane {
     ) {
         let server = self.server.clone();
         let controllers = controllers::Config {
-            client_for: Some(Arc::new(move |name: &str| {
-                client::in_process(server.in_process(controller(name)))
-            })),
+            client_for: Some(Arc::new(move |name: &str| account_client(&server, name, MANAGER))),
             root_ca: Some(self.pki.ca.certificate_pem().to_owned()),
             signer: Some(self.pki.ca.clone()),
             cluster_cidr: Some(flags.pod_cidr.to_string()),
             ..controllers::Config::default()
         };
-        let manager = self.client("system:kube-controller-manager", &[]);
+        let manager = self.client("system:kube-controller-manager", &[], MANAGER);
         let (factory, until) = (informers.clone(), stop.clone());
         tasks.spawn(async move {
             if let Err(error) = controllers::run(manager, factory, controllers, until).await {
                 tracing::error!(%error, "controllers ended");
             }
         });
-        let scheduler = self.client("system:kube-scheduler", &[]);
+        let scheduler = self.client("system:kube-scheduler", &[], "kube-scheduler");
         let (factory, until) = (informers.clone(), stop.clone());
         tasks.spawn(async move {
             if let Err(error) = scheduler::run(scheduler, factory, scheduler::Config::default(), until).await
@@ -139,14 +144,11 @@ impl ControlPlane {
     }
 }
 
-/// `system:serviceaccount:kube-system:<name>`, as upstream's controller manager with its own credentials per loop.
-fn controller(name: &str) -> UserInfo {
-    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
-    UserInfo {
-        name: format!("system:serviceaccount:kube-system:{name}"),
-        groups: groups.map(str::to_owned).to_vec(),
-        ..UserInfo::default()
-    }
+/// As `system:serviceaccount:kube-system:<name>`: upstream's controller manager has its own credentials per loop.
+fn account_client(server: &ApiServer, name: &str, component: &str) -> kube::Client {
+    let user = UserInfo::service_account("kube-system", name, "");
+    let agent = client::user_agent(component, &user.name);
+    client::in_process(server.in_process(user).with_agent(&agent))
 }
 
 fn server_spec(flags: &Flags, advertise: Ipv4Addr) -> Result<LeafSpec> {

@@ -335,7 +335,7 @@ authorizers:
             (
                 "failurePolicy: Deny",
                 "failurePolicy: Ignore",
-                "Unsupported value: \"Ignore\": supported values: \"Deny\", \"NoOpinion\"",
+                "Unsupported value: \"Ignore\": supported values: \"NoOpinion\", \"Deny\"",
             ),
             (
                 "Version: v1\n",
