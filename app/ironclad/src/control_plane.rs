@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use apiserver::ApiServer;
 use apiserver::authentication::UserInfo;
 use apiserver::cache::Cache;
-use apiserver::security::SecurityConfig;
+use arc_swap::ArcSwap;
 use client::InformerFactory;
 use kit::Shutdown;
 use kit::pki::{Credentials, Kubeconfig, LeafSpec, Pki, RotatingCertificate, Sans};
 use network::dataplane::Cidr;
+use rustls::pki_types::CertificateDer;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use store::Store;
@@ -24,6 +25,9 @@ pub struct ControlPlane {
     pub port: u16,
     pub advertise: Ipv4Addr,
 }
+
+/// What upstream's controllers call themselves.
+pub const MANAGER: &str = "kube-controller-manager";
 
 /// The service CIDR's n-th address.
 pub fn service_address(cidr: Cidr, n: u32) -> Result<Ipv4Addr> {
@@ -57,13 +61,24 @@ pub async fn start(
     write_kubeconfig(&pki, data, port)?;
     progress.step("certificates ready");
 
+    let (security, followed) = flags.identity.prepare()?.split();
     let store = open_store(flags, data).await?;
     let fields = apiserver::cache::Options::new(apiserver::selectable_fields());
     let cache = Cache::start(store, fields).await.context("load the state")?;
     progress.step(&format!("state loaded (revision {})", cache.revision()));
 
-    let security = apiserver::security::build(&pki, cache.clone(), SecurityConfig::default())
+    let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
+    let shown = [security.client_authorities.as_slice(), &security.front_proxy_authorities].concat();
+    let tls = Arc::new(ArcSwap::from(listener_tls(&pki, &slot, &shown)?));
+    let security = apiserver::security::build(&pki, cache.clone(), security)
         .map_err(|e| anyhow::anyhow!("set up authentication: {e}"))?;
+    let (swap, sign, own) = (tls.clone(), slot.clone(), pki.clone());
+    let listener_authorities =
+        Arc::new(move |all: &[CertificateDer<'static>]| match listener_tls(&own, &sign, all) {
+            Ok(next) => swap.store(next),
+            Err(error) => tracing::error!(%error, "the listener keeps the authorities it had"),
+        });
+    followed.start(&pki, &security, listener_authorities, stop, tasks);
     let mut config = apiserver::Config::secure(cache, security);
     config.advertise = Some((IpAddr::V4(advertise), port));
     config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -72,26 +87,27 @@ pub async fn start(
     let server = ApiServer::new(config)?;
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
 
-    let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
-    let verifier = kit::pki::ClientVerifier::new(&[pki.ca.certificate(), pki.front_proxy_ca.certificate()])?;
-    let tls = Arc::new(kit::pki::server_config(slot.clone(), Some(verifier))?);
     tasks.spawn(pki.clone().keep_fresh("apiserver".into(), server_leaf, slot, stop.clone()));
     let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
     let serving = server.clone();
     let until = stop.clone();
-    tasks.spawn(async move { serving.serve(listener, Arc::new(move || tls.clone()), until).await });
+    tasks.spawn(async move { serving.serve(listener, Arc::new(move || tls.load_full()), until).await });
     progress.step(&format!("API server ready on port {port}"));
 
     Ok(ControlPlane { server, pki, port, advertise })
 }
 
 impl ControlPlane {
-    /// A client that runs as `user`, through the whole chain, without a socket. Must be called inside the runtime.
-    pub fn client(&self, user: &str, groups: &[&str]) -> kube::Client {
-        let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
-        groups.push("system:authenticated".into());
-        let user = UserInfo { name: user.into(), groups, ..UserInfo::default() };
-        client::in_process(self.server.in_process(user))
+    /// A client that runs as `user`, through the whole chain, without a socket, and calls itself `component`. Must be
+    /// called inside the runtime.
+    pub fn client(&self, user: &str, groups: &[&str], component: &str) -> kube::Client {
+        let user = UserInfo::new(user, groups);
+        client::in_process(self.server.in_process(user).with_agent(&client::user_agent(component, "")))
+    }
+
+    /// [`client`](Self::client) for a service account of kube-system.
+    pub fn account_client(&self, name: &str, component: &str) -> kube::Client {
+        account_client(&self.server, name, component)
     }
 
     /// Controllers and scheduler, each under upstream's identity.
@@ -104,22 +120,20 @@ impl ControlPlane {
     ) {
         let server = self.server.clone();
         let controllers = controllers::Config {
-            client_for: Some(Arc::new(move |name: &str| {
-                client::in_process(server.in_process(controller(name)))
-            })),
+            client_for: Some(Arc::new(move |name: &str| account_client(&server, name, MANAGER))),
             root_ca: Some(self.pki.ca.certificate_pem().to_owned()),
             signer: Some(self.pki.ca.clone()),
             cluster_cidr: Some(flags.pod_cidr.to_string()),
             ..controllers::Config::default()
         };
-        let manager = self.client("system:kube-controller-manager", &[]);
+        let manager = self.client("system:kube-controller-manager", &[], MANAGER);
         let (factory, until) = (informers.clone(), stop.clone());
         tasks.spawn(async move {
             if let Err(error) = controllers::run(manager, factory, controllers, until).await {
                 tracing::error!(%error, "controllers ended");
             }
         });
-        let scheduler = self.client("system:kube-scheduler", &[]);
+        let scheduler = self.client("system:kube-scheduler", &[], "kube-scheduler");
         let (factory, until) = (informers.clone(), stop.clone());
         tasks.spawn(async move {
             if let Err(error) = scheduler::run(scheduler, factory, scheduler::Config::default(), until).await
@@ -130,14 +144,11 @@ impl ControlPlane {
     }
 }
 
-/// `system:serviceaccount:kube-system:<name>`, as upstream's controller manager with its own credentials per loop.
-fn controller(name: &str) -> UserInfo {
-    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
-    UserInfo {
-        name: format!("system:serviceaccount:kube-system:{name}"),
-        groups: groups.map(str::to_owned).to_vec(),
-        ..UserInfo::default()
-    }
+/// As `system:serviceaccount:kube-system:<name>`: upstream's controller manager has its own credentials per loop.
+fn account_client(server: &ApiServer, name: &str, component: &str) -> kube::Client {
+    let user = UserInfo::service_account("kube-system", name, "");
+    let agent = client::user_agent(component, &user.name);
+    client::in_process(server.in_process(user).with_agent(&agent))
 }
 
 fn server_spec(flags: &Flags, advertise: Ipv4Addr) -> Result<LeafSpec> {
@@ -170,6 +181,19 @@ pub fn hostname() -> Result<String> {
         bail!("the host name {name:?} cannot name a Node; pass --node-name");
     }
     Ok(name)
+}
+
+/// The secure port's TLS: `others` are authorities whose clients are asked for their certificates besides the
+/// cluster's own.
+fn listener_tls(
+    pki: &Pki,
+    slot: &Arc<RotatingCertificate>,
+    others: &[CertificateDer<'static>],
+) -> Result<Arc<rustls::ServerConfig>> {
+    let own = [pki.ca.certificate(), pki.front_proxy_ca.certificate()];
+    let all: Vec<_> = own.into_iter().chain(others).collect();
+    let verifier = kit::pki::ClientVerifier::new(&all)?;
+    Ok(Arc::new(kit::pki::server_config(slot.clone(), Some(verifier))?))
 }
 
 fn kubelet_tls(pki: &Pki, leaf: &kit::pki::Leaf) -> Result<Arc<rustls::ClientConfig>> {

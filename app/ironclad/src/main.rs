@@ -7,6 +7,7 @@ mod data_dir;
 mod demo;
 mod down;
 mod hello;
+mod identity;
 mod images;
 mod join;
 mod node_stack;

@@ -48,8 +48,8 @@ pub async fn up(flags: Up) -> Result<()> {
         service_cidr: flags.control_plane.service_cidr,
         pod_cidr: flags.control_plane.pod_cidr,
         address: control_plane.advertise,
-        agent: control_plane.client(&user, &["system:nodes"]),
-        dns: control_plane.client("system:serviceaccount:kube-system:kube-dns", &["system:masters"]),
+        agent: control_plane.client(&user, &["system:nodes"], "kubelet"),
+        dns: control_plane.account_client("coredns", "coredns"),
         informers,
     };
     node_stack::start(node, runtime, &progress, &run.stop, &mut run.tasks).await?;
@@ -80,7 +80,7 @@ pub async fn agent(flags: Agent) -> Result<()> {
     if let Err(error) = std::fs::File::open(&flags.kubeconfig) {
         bail!("cannot read kubeconfig {}: {error}; give --kubeconfig the node's", flags.kubeconfig);
     }
-    let client = client::remote(&flags.kubeconfig).await?;
+    let client = client::remote_as(&flags.kubeconfig, &client::user_agent("kubelet", "")).await?;
     client.apiserver_version().await.with_context(|| {
         format!("the cluster of {} cannot be reached; is its control plane running?", flags.kubeconfig)
     })?;
@@ -151,7 +151,7 @@ impl Run {
         control_plane: &ControlPlane,
         flags: &crate::cli::ControlPlane,
     ) -> InformerFactory {
-        let reader = control_plane.client("system:kube-controller-manager", &["system:masters"]);
+        let reader = control_plane.client("system:kube-controller-manager", &[], control_plane::MANAGER);
         let informers = InformerFactory::new(reader, self.stop.clone());
         control_plane.start_components(flags, &informers, &self.stop, &mut self.tasks);
         informers

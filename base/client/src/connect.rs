@@ -34,6 +34,30 @@ pub async fn remote(path: impl AsRef<Path>) -> Result<kube::Client, ConnectError
     remote_config(config)
 }
 
+/// [`remote`] under a name: its first word becomes the manager of fields the client sets.
+pub async fn remote_as(path: impl AsRef<Path>, agent: &str) -> Result<kube::Client, ConnectError> {
+    let path = path.as_ref();
+    let wrap = |source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+    let file = Kubeconfig::read_from(path).map_err(wrap)?;
+    let mut config =
+        kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(wrap)?;
+    if let Ok(value) = http::HeaderValue::from_str(agent) {
+        config.headers.push((http::header::USER_AGENT, value));
+    }
+    remote_config(config)
+}
+
+/// A `User-Agent` in upstream's form: `<component>/v1.36.0 (linux/amd64) kubernetes/ironclad[/<part>]`.
+pub fn user_agent(component: &str, part: &str) -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let slash = if part.is_empty() { "" } else { "/" };
+    format!("{component}/v1.36.0 ({}/{arch}) kubernetes/ironclad{slash}{part}", std::env::consts::OS)
+}
+
 /// A client of the cluster that `config` names. Watches stay open for as long as the server lets them, so no read
 /// time-out is set.
 pub fn remote_config(mut config: kube::Config) -> Result<kube::Client, ConnectError> {

@@ -16,7 +16,7 @@ pub mod patch;
 pub mod queue;
 mod wait;
 
-pub use connect::{ConnectError, in_process, remote, remote_config};
+pub use connect::{ConnectError, in_process, remote, remote_as, remote_config, user_agent};
 pub use events::{EventRecorder, EventType};
 pub use informer::{Change, Informer, InformerFactory, MetaChange, ObjectKey, Scope};
 pub use leader::{LeaderConfig, LeaderElection};

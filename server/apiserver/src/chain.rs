@@ -236,6 +236,10 @@ pub(crate) async fn decide(server: &ApiServer, attributes: &Attributes) -> Resul
     let reason = match server.config.authorizer.authorize(attributes).await {
         Decision::Allow { .. } => return Ok(()),
         Decision::Deny { reason } | Decision::NoOpinion { reason } => reason,
+        Decision::Failed { error, .. } => {
+            tracing::warn!(error, path = attributes.path, "an authorizer cannot be asked");
+            return Err(ApiError::internal(error));
+        }
     };
     Err(refusal(attributes, &reason))
 }

@@ -27,6 +27,7 @@ pub mod kinds;
 pub mod metrics;
 pub mod reader;
 pub mod registry;
+pub mod remote;
 pub mod resolve;
 pub mod resources;
 pub mod schemas;

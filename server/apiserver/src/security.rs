@@ -1,28 +1,56 @@
 //! Everything that decides who may do what, built in one place.
 
+pub mod reload;
+
 use crate::admission::{self, AdmissionConfig, Plugin};
+use crate::authentication::HeaderNames;
+use crate::authentication::expressions::Compiler;
 use crate::authentication::{
-    Anonymous, AuthenticationError, Authenticator, BearerTokens, BootstrapTokens, Chain, ClientCertificates,
-    RequestHeader, ServiceAccountTokens, StaticToken, StaticTokens,
+    AnonymousAccess, AuthenticationError, Authenticator, BearerTokens, BootstrapTokens, Chain,
+    ClientCertificates, RemoteTokens, RequestHeader, ServiceAccountTokens, StaticToken, StaticTokens,
+    TokenAuthenticator,
 };
+use crate::authorization::config::AuthorizationConfiguration;
 use crate::authorization::escalation::Escalation;
-use crate::authorization::{Authorizer, NodeAuthorizer, Rbac, Union};
+use crate::authorization::{Authorizer, Lasting, NodeAuthorizer, Rbac, Reloadable, Union};
 use crate::bootstrap;
 use crate::reader::Reader;
+use crate::tokens::jose::{NamedKey, SigningKey};
 use crate::tokens::{Issuer, TokenRequests};
 use kit::pki::Pki;
+use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
 
 #[derive(Clone)]
 pub struct SecurityConfig {
     /// The `iss` of service-account tokens.
     pub issuer: String,
+    /// Names it had before, whose tokens are still good (`--service-account-issuer`, repeated).
+    pub former_issuers: Vec<String>,
+    /// Signs tokens; the cluster's own key where `None`.
+    pub token_key: Option<SigningKey>,
+    /// Keys whose tokens are still good (`--service-account-key-file`).
+    pub token_keys: Vec<NamedKey>,
+    /// Replaces this server's own address in the discovery document.
+    pub jwks_uri: Option<String>,
+    /// The longest lifetime of a token in seconds.
+    pub longest_token: Option<i64>,
     /// What tokens for this server are made out to; the issuer where empty.
     pub api_audiences: Vec<String>,
-    pub anonymous: Anonymous,
+    pub anonymous: AnonymousAccess,
+    /// Asked for tokens that this server does not know itself: OIDC issuers, webhooks.
+    pub remote_tokens: Vec<Arc<dyn RemoteTokens>>,
     pub static_tokens: Vec<StaticToken>,
-    /// Common names the front proxy's authority may speak through.
-    pub front_proxy_names: Vec<String>,
+    /// Authorities of client certificates besides the cluster's own (`--client-ca-file`).
+    pub client_authorities: Vec<CertificateDer<'static>>,
+    /// Authorities of the front proxy besides the cluster's own (`--requestheader-client-ca-file`).
+    pub front_proxy_authorities: Vec<CertificateDer<'static>>,
+    /// What the front proxy's headers are called, and who may send them.
+    pub front_proxy: HeaderNames,
+    /// Who decides; Node, then RBAC where `None`.
+    pub authorization: Option<AuthorizationConfiguration>,
+    /// Evaluates the expressions of configurations.
+    pub compiler: Option<Arc<dyn Compiler>>,
     /// Lets mounted tokens live a year for clients that never read them again (upstream's default).
     pub extend_token_expiration: bool,
     pub admission: AdmissionConfig,
@@ -32,10 +60,20 @@ impl Default for SecurityConfig {
     fn default() -> Self {
         Self {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            former_issuers: Vec::new(),
+            token_key: None,
+            token_keys: Vec::new(),
+            jwks_uri: None,
+            longest_token: None,
             api_audiences: Vec::new(),
-            anonymous: Anonymous::default(),
+            anonymous: AnonymousAccess::default(),
+            remote_tokens: Vec::new(),
             static_tokens: Vec::new(),
-            front_proxy_names: vec!["front-proxy-client".into()],
+            client_authorities: Vec::new(),
+            front_proxy_authorities: Vec::new(),
+            front_proxy: HeaderNames::default(),
+            authorization: None,
+            compiler: None,
             extend_token_expiration: true,
             admission: AdmissionConfig::default(),
         }
@@ -59,6 +97,18 @@ pub struct Security {
     pub bearer_tokens: Arc<BearerTokens>,
     /// For [`bootstrap::run`].
     pub published: bootstrap::Published,
+    /// Authorities of client certificates and of the front proxy can be replaced.
+    pub certificates: Arc<ClientCertificates>,
+    pub front_proxy: Arc<RequestHeader>,
+    /// With these a new configuration becomes a chain, which goes into `reloadable` (where one was configured).
+    pub lasting: Lasting,
+    pub reloadable: Option<Arc<Reloadable>>,
+    /// For [`crate::tokens::tracking::run`].
+    pub tracking: tokio::sync::mpsc::UnboundedReceiver<(String, String)>,
+}
+
+fn pem_of(certificates: &[CertificateDer<'static>]) -> String {
+    certificates.iter().map(|c| kit::pki::pem::encode("CERTIFICATE", c)).collect()
 }
 
 /// Builds everything. Does no I/O and starts no task; `reader` may still be loading.
@@ -67,29 +117,50 @@ pub fn build(
     reader: Arc<dyn Reader>,
     config: SecurityConfig,
 ) -> Result<Security, AuthenticationError> {
-    let audiences = if config.api_audiences.is_empty() {
-        vec![config.issuer.clone()]
-    } else {
-        config.api_audiences.clone()
-    };
-    let token_issuer = Arc::new(Issuer::new(pki.service_account.clone(), config.issuer));
-    let bearer_tokens = Arc::new(BearerTokens::new(
-        vec![
-            Arc::new(StaticTokens::new(config.static_tokens)),
-            Arc::new(ServiceAccountTokens::new(token_issuer.clone(), reader.clone(), audiences.clone())),
-            Arc::new(BootstrapTokens::new(reader.clone())),
-        ],
-        audiences.clone(),
-    ));
-    let front_proxy = pki.front_proxy_ca.certificate().clone();
-    let authenticators: Vec<Arc<dyn Authenticator>> = vec![
-        Arc::new(RequestHeader::new(front_proxy, config.front_proxy_names.clone())?),
-        Arc::new(ClientCertificates::new(std::slice::from_ref(pki.ca.certificate()))?),
-        bearer_tokens.clone(),
+    let mut issuers = vec![config.issuer];
+    issuers.extend(config.former_issuers);
+    let audiences =
+        if config.api_audiences.is_empty() { issuers.clone() } else { config.api_audiences.clone() };
+    let own = SigningKey::Ecdsa(pki.service_account.clone());
+    let key = config.token_key.unwrap_or_else(|| own.clone());
+    let mut keys = config.token_keys;
+    // The cluster's own key signed what came before another was named.
+    if !keys.contains(&own.public()) {
+        keys.push(own.public());
+    }
+    let token_issuer = Arc::new(Issuer::rotating(key, keys, issuers, config.jwks_uri));
+    let (used, tracking) = tokio::sync::mpsc::unbounded_channel();
+    let local: Vec<Arc<dyn TokenAuthenticator>> = vec![
+        Arc::new(StaticTokens::new(config.static_tokens)),
+        Arc::new(
+            ServiceAccountTokens::new(token_issuer.clone(), reader.clone(), audiences.clone()).tracked(used),
+        ),
+        Arc::new(BootstrapTokens::new(reader.clone())),
     ];
+    let bearer_tokens = BearerTokens::new(local, audiences.clone()).with_remote(config.remote_tokens);
+    let bearer_tokens = Arc::new(bearer_tokens);
+    let with_own = |own: &CertificateDer<'static>, others: &[CertificateDer<'static>]| {
+        let mut all = vec![own.clone()];
+        all.extend_from_slice(others);
+        all
+    };
+    let clients = with_own(pki.ca.certificate(), &config.client_authorities);
+    let proxies = with_own(pki.front_proxy_ca.certificate(), &config.front_proxy_authorities);
+    let certificates = Arc::new(ClientCertificates::new(&clients)?);
+    let front_proxy = Arc::new(RequestHeader::new(&proxies, config.front_proxy.clone())?);
+    let authenticators: Vec<Arc<dyn Authenticator>> =
+        vec![front_proxy.clone(), certificates.clone(), bearer_tokens.clone()];
     let rbac = Arc::new(Rbac::new(reader.clone()));
     let node = Arc::new(NodeAuthorizer::new(reader.clone(), bootstrap::node_rules()));
-    let authorizer: Arc<dyn Authorizer> = Arc::new(Union(vec![node, rbac.clone()]));
+    let lasting = Lasting { node: node.clone(), rbac: rbac.clone(), compiler: config.compiler.clone() };
+    let (authorizer, reloadable): (Arc<dyn Authorizer>, _) = match &config.authorization {
+        None => (Arc::new(Union(vec![node, rbac.clone()])), None),
+        Some(wanted) => {
+            let first = lasting.chain(wanted).map_err(AuthenticationError)?;
+            let reloadable = Arc::new(Reloadable::new(Arc::new(first)));
+            (reloadable.clone(), Some(reloadable))
+        }
+    };
     let mut plugins = admission::plugins(&reader, &authorizer, &config.admission);
     plugins.push(Arc::new(Escalation { rbac: rbac.clone(), authorizer: authorizer.clone() }));
     let token_requests = Arc::new(TokenRequests {
@@ -97,6 +168,7 @@ pub fn build(
         reader,
         audiences,
         extend: config.extend_token_expiration,
+        longest: config.longest_token,
     });
     Ok(Security {
         authenticator: Arc::new(Chain { authenticators, anonymous: config.anonymous }),
@@ -107,10 +179,15 @@ pub fn build(
         token_requests,
         bearer_tokens,
         published: bootstrap::Published {
-            client_ca: pki.ca.certificate_pem().into(),
-            front_proxy_ca: pki.front_proxy_ca.certificate_pem().into(),
-            front_proxy_names: config.front_proxy_names,
+            client_ca: pem_of(&clients),
+            front_proxy_ca: pem_of(&proxies),
+            front_proxy: config.front_proxy,
         },
+        certificates,
+        front_proxy,
+        lasting,
+        reloadable,
+        tracking,
     })
 }
 
@@ -127,6 +204,7 @@ impl crate::server::Config {
         config.tokens = Some(security.token_requests);
         config.bearer = Some(security.bearer_tokens);
         config.published = Some(security.published);
+        config.tracking = Some(security.tracking).into();
         config
     }
 }

@@ -1,7 +1,7 @@
 //! The server as a value: configuration, shared state, and the ways in.
 
 use crate::admission::Plugin;
-use crate::authentication::{Anonymous, Authenticator, BearerTokens, Chain, UserInfo};
+use crate::authentication::{AnonymousAccess, Authenticator, BearerTokens, Chain, UserInfo};
 use crate::authorization::Authorizer;
 use crate::cache::Cache;
 use crate::chain::AuditSink;
@@ -34,13 +34,15 @@ pub struct Config {
     pub admission: Vec<Arc<dyn Plugin>>,
     pub audit: Option<Arc<dyn AuditSink>>,
     /// Who may ask without credentials, and for what.
-    pub anonymous: Anonymous,
+    pub anonymous: AnonymousAccess,
     /// Answers `serviceaccounts/token` and publishes the issuer's keys.
     pub tokens: Option<Arc<TokenRequests>>,
     /// Answers TokenReviews.
     pub bearer: Option<Arc<BearerTokens>>,
     /// Default RBAC, priority classes and flow control are written at start, with this beside them; `None`: not.
     pub published: Option<crate::bootstrap::Published>,
+    /// Uses of Secrets' tokens, recorded beside `published`.
+    pub tracking: parking_lot::Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<(String, String)>>>,
     /// Without it, logs, exec and proxies to nodes answer 503.
     pub kubelet: Option<KubeletTls>,
     /// Serve alpha and beta versions too (`--runtime-config=api/all=true`).
@@ -66,10 +68,11 @@ impl Config {
             authorizer,
             admission,
             audit: None,
-            anonymous: Anonymous::default(),
+            anonymous: AnonymousAccess::default(),
             tokens: None,
             bearer: None,
             published: None,
+            tracking: parking_lot::Mutex::default(),
             kubelet: None,
             all_versions: false,
             service_cidr: Cidr::default(),

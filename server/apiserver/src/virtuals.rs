@@ -64,7 +64,7 @@ pub(crate) async fn handle(
                 .bearer
                 .as_ref()
                 .ok_or_else(|| ApiError::unavailable("token review is not configured"))?;
-            token_review(tokens, &object).map_err(ApiError::bad_request)?
+            token_review(tokens, &object).await.map_err(ApiError::bad_request)?
         }
         _ => return Err(ApiError::method_unknown()),
     };

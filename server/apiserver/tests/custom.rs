@@ -148,6 +148,7 @@ async fn service_accounts_get_tokens() {
             reader: config.cache.clone(),
             audiences: vec!["https://kubernetes.default.svc".into()],
             extend: true,
+            longest: None,
         }));
     };
     let server = support::start(dir.path(), 0, adjust).await.server;

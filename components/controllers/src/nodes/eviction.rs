@@ -17,6 +17,8 @@ use crate::common::until;
 use crate::{Context, Error, synced};
 
 const NAME: &str = "taint-eviction-controller";
+/// Upstream runs this loop with the node controller's credentials.
+const IDENTITY: &str = "node-controller";
 
 struct Loop {
     client: Client,
@@ -33,8 +35,8 @@ fn no_execute(node: &Node) -> Vec<Taint> {
 
 pub async fn run(cx: Context) -> Result<(), Error> {
     let controller = Arc::new(Loop {
-        client: cx.client_for(NAME),
-        recorder: cx.recorder(NAME),
+        client: cx.client_for(IDENTITY),
+        recorder: cx.recorder_as(IDENTITY, NAME),
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
         queue: WorkQueue::new(),

@@ -27,6 +27,17 @@ pub trait TokenAuthenticator: Send + Sync + 'static {
     ) -> Result<Option<TokenAnswer>, AuthenticationError>;
 }
 
+/// Tokens that somebody outside knows: asked after every [`TokenAuthenticator`].
+#[async_trait]
+pub trait RemoteTokens: Send + Sync + 'static {
+    /// As [`TokenAuthenticator::authenticate_token`].
+    async fn authenticate_token(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Option<TokenAnswer>, AuthenticationError>;
+}
+
 /// Prefix of the WebSocket sub-protocol in which browsers carry a token.
 const WEBSOCKET_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -56,13 +67,20 @@ pub fn bearer_token(headers: &HeaderMap) -> Result<Option<String>, Authenticatio
 /// Asks every kind of token in turn.
 pub struct BearerTokens {
     kinds: Vec<Arc<dyn TokenAuthenticator>>,
+    remote: Vec<Arc<dyn RemoteTokens>>,
     audiences: Vec<String>,
 }
 
 impl BearerTokens {
     /// `audiences` are this API server's.
     pub fn new(kinds: Vec<Arc<dyn TokenAuthenticator>>, audiences: Vec<String>) -> Self {
-        Self { kinds, audiences }
+        Self { kinds, remote: Vec::new(), audiences }
+    }
+
+    /// With those outside, in the order they are asked.
+    pub fn with_remote(mut self, remote: Vec<Arc<dyn RemoteTokens>>) -> Self {
+        self.remote = remote;
+        self
     }
 
     pub fn audiences(&self) -> &[String] {
@@ -70,7 +88,7 @@ impl BearerTokens {
     }
 
     /// `Ok(None)` when no kind knows the token.
-    pub fn check(
+    pub async fn check(
         &self,
         token: &str,
         audiences: &[String],
@@ -78,6 +96,13 @@ impl BearerTokens {
         let mut errors: Vec<String> = Vec::new();
         for kind in &self.kinds {
             match kind.authenticate_token(token, audiences) {
+                Ok(Some(answer)) => return Ok(Some(answer)),
+                Ok(None) => {}
+                Err(error) => errors.push(error.0),
+            }
+        }
+        for remote in &self.remote {
+            match remote.authenticate_token(token, audiences).await {
                 Ok(Some(answer)) => return Ok(Some(answer)),
                 Ok(None) => {}
                 Err(error) => errors.push(error.0),
@@ -97,7 +122,7 @@ impl Authenticator for BearerTokens {
         request: &http::request::Parts,
     ) -> Result<Option<UserInfo>, AuthenticationError> {
         let Some(token) = bearer_token(&request.headers)? else { return Ok(None) };
-        match self.check(&token, &self.audiences)? {
+        match self.check(&token, &self.audiences).await? {
             Some(answer) => Ok(Some(answer.user)),
             None => Err(AuthenticationError("invalid bearer token".into())),
         }

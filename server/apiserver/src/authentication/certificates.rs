@@ -2,6 +2,7 @@
 
 use super::bearer::fingerprint;
 use super::{AuthenticationError, Authenticator, PeerCertificates, UserInfo};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rustls::RootCertStore;
@@ -22,14 +23,33 @@ pub(super) struct Verified {
     not_after: i64,
 }
 
-/// Verifies chains against one set of authorities, and remembers the outcome until the leaf expires.
-pub(super) struct Verifier {
+/// Verifies chains against the authorities in force, and remembers the outcome until the leaf expires or the
+/// authorities change.
+pub(super) struct Verifier(ArcSwap<Trusted>);
+
+struct Trusted {
     verifier: Arc<dyn ClientCertVerifier>,
     seen: Mutex<HashMap<[u8; 32], Arc<Verified>>>,
 }
 
 impl Verifier {
     pub fn new(authorities: &[CertificateDer<'static>]) -> Result<Self, AuthenticationError> {
+        Ok(Self(ArcSwap::from_pointee(Trusted::new(authorities)?)))
+    }
+
+    pub fn replace(&self, authorities: &[CertificateDer<'static>]) -> Result<(), AuthenticationError> {
+        self.0.store(Arc::new(Trusted::new(authorities)?));
+        Ok(())
+    }
+
+    /// Whom the chain speaks for. Errors are worded like Go's `crypto/x509`.
+    pub fn verify(&self, chain: &[Vec<u8>]) -> Result<Arc<Verified>, AuthenticationError> {
+        self.0.load().verify(chain)
+    }
+}
+
+impl Trusted {
+    fn new(authorities: &[CertificateDer<'static>]) -> Result<Self, AuthenticationError> {
         let bad = |e: String| AuthenticationError(format!("client certificate authority: {e}"));
         let mut roots = RootCertStore::empty();
         for authority in authorities {
@@ -41,8 +61,7 @@ impl Verifier {
         Ok(Self { verifier, seen: Mutex::default() })
     }
 
-    /// Whom the chain speaks for. Errors are worded like Go's `crypto/x509`.
-    pub fn verify(&self, chain: &[Vec<u8>]) -> Result<Arc<Verified>, AuthenticationError> {
+    fn verify(&self, chain: &[Vec<u8>]) -> Result<Arc<Verified>, AuthenticationError> {
         let Some(leaf) = chain.first() else {
             return Err(AuthenticationError("x509: no certificate".into()));
         };
@@ -118,6 +137,11 @@ impl ClientCertificates {
     pub fn new(authorities: &[CertificateDer<'static>]) -> Result<Self, AuthenticationError> {
         Verifier::new(authorities).map(Self)
     }
+
+    /// Trusts these from now on, and nobody else.
+    pub fn replace(&self, authorities: &[CertificateDer<'static>]) -> Result<(), AuthenticationError> {
+        self.0.replace(authorities)
+    }
 }
 
 #[async_trait]
@@ -172,6 +196,25 @@ mod tests {
         let nobody = ca.issue(&LeafSpec::client("", &["dev"])).unwrap();
         assert_eq!(ask(&ca, chain(&nobody)).await.unwrap(), None);
         assert_eq!(ask(&ca, vec![]).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn authorities_change_under_a_running_server() {
+        let (old, new) = (Authority::generate("a").unwrap(), Authority::generate("b").unwrap());
+        let authenticator = ClientCertificates::new(&[old.certificate().clone()]).unwrap();
+        let ask = async |ca: &Authority| {
+            let mut parts = http::Request::new(()).into_parts().0;
+            let leaf = ca.issue(&LeafSpec::client("jane", &[])).unwrap();
+            parts.extensions.insert(PeerCertificates(Arc::new(chain(&leaf))));
+            authenticator.authenticate(&parts).await.is_ok()
+        };
+        assert!(ask(&old).await && !ask(&new).await);
+        authenticator.replace(&[old.certificate().clone(), new.certificate().clone()]).unwrap();
+        assert!(ask(&old).await && ask(&new).await);
+        authenticator.replace(&[new.certificate().clone()]).unwrap();
+        assert!(!ask(&old).await && ask(&new).await);
+        assert!(authenticator.replace(&[CertificateDer::from(b"garbage".to_vec())]).is_err());
+        assert!(ask(&new).await, "what cannot be used changes nothing");
     }
 
     #[tokio::test]

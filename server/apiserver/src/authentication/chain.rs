@@ -1,13 +1,13 @@
 //! All authenticators, in order.
 
-use super::{Anonymous, AuthenticationError, Authenticator, InProcessIdentity, UserInfo};
+use super::{AnonymousAccess, AuthenticationError, Authenticator, InProcessIdentity, UserInfo};
 use async_trait::async_trait;
 use std::sync::Arc;
 
 /// The server's authenticator.
 pub struct Chain {
     pub authenticators: Vec<Arc<dyn Authenticator>>,
-    pub anonymous: Anonymous,
+    pub anonymous: AnonymousAccess,
 }
 
 #[async_trait]
@@ -38,13 +38,16 @@ impl Authenticator for Chain {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ALL_AUTHENTICATED, ANONYMOUS, BearerTokens, StaticToken, StaticTokens};
+    use super::super::{ALL_AUTHENTICATED, ANONYMOUS, Anonymous, BearerTokens, StaticToken, StaticTokens};
     use super::*;
 
     fn chain(anonymous: Anonymous) -> Chain {
         let user = UserInfo::new("jane", &["dev"]);
         let tokens = StaticTokens::new([StaticToken { token: "secret".into(), user }]);
-        Chain { authenticators: vec![Arc::new(BearerTokens::new(vec![Arc::new(tokens)], vec![]))], anonymous }
+        Chain {
+            authenticators: vec![Arc::new(BearerTokens::new(vec![Arc::new(tokens)], vec![]))],
+            anonymous: anonymous.into(),
+        }
     }
 
     fn request(path: &str, token: Option<&str>) -> http::request::Parts {

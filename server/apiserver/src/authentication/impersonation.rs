@@ -81,6 +81,9 @@ pub async fn allow(
             Decision::Deny { reason } | Decision::NoOpinion { reason } => {
                 return Err(ImpersonationError::Forbidden { attributes: Box::new(question), reason });
             }
+            Decision::Failed { error, .. } => {
+                return Err(ImpersonationError::Forbidden { attributes: Box::new(question), reason: error });
+            }
         }
     }
     if let (Some((namespace, _)), true) = (split_service_account(&target.name), target.groups.is_empty()) {

@@ -9,18 +9,24 @@ mod bearer;
 mod bootstrap_tokens;
 mod certificates;
 mod chain;
+pub mod expressions;
 pub mod impersonation;
+pub mod jwt;
 mod request_header;
 pub mod review;
 mod service_accounts;
+mod webhook;
 
-pub use anonymous::Anonymous;
-pub use bearer::{BearerTokens, StaticToken, StaticTokens, TokenAnswer, TokenAuthenticator, bearer_token};
+pub use anonymous::{Anonymous, AnonymousAccess};
+pub use bearer::{
+    BearerTokens, RemoteTokens, StaticToken, StaticTokens, TokenAnswer, TokenAuthenticator, bearer_token,
+};
 pub use bootstrap_tokens::BootstrapTokens;
 pub use certificates::ClientCertificates;
 pub use chain::Chain;
-pub use request_header::{RequestHeader, is_request_header};
+pub use request_header::{HeaderNames, RequestHeader, is_request_header};
 pub use service_accounts::ServiceAccountTokens;
+pub use webhook::WebhookTokens;
 
 use async_trait::async_trait;
 use std::collections::BTreeMap;

@@ -12,19 +12,46 @@ const UID: &str = "x-remote-uid";
 const GROUP: &str = "x-remote-group";
 const EXTRA_PREFIX: &str = "x-remote-extra-";
 
+/// Which headers say what, and who may send them (`--requestheader-*`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderNames {
+    pub user: Vec<String>,
+    pub uid: Vec<String>,
+    pub group: Vec<String>,
+    pub extra_prefix: Vec<String>,
+    /// Common names that may speak for others; empty: any certificate of the authority.
+    pub allowed: Vec<String>,
+}
+
+impl Default for HeaderNames {
+    fn default() -> Self {
+        Self {
+            user: vec!["X-Remote-User".into()],
+            uid: vec!["X-Remote-Uid".into()],
+            group: vec!["X-Remote-Group".into()],
+            extra_prefix: vec!["X-Remote-Extra-".into()],
+            allowed: vec!["front-proxy-client".into()],
+        }
+    }
+}
+
 /// Authenticates requests of the front proxy.
 pub struct RequestHeader {
     verifier: Verifier,
-    allowed_names: Vec<String>,
+    names: HeaderNames,
 }
 
 impl RequestHeader {
-    /// `allowed_names` are the common names that may speak for others; empty: any certificate of the authority.
     pub fn new(
-        authority: CertificateDer<'static>,
-        allowed_names: Vec<String>,
+        authorities: &[CertificateDer<'static>],
+        names: HeaderNames,
     ) -> Result<Self, AuthenticationError> {
-        Ok(Self { verifier: Verifier::new(&[authority])?, allowed_names })
+        Ok(Self { verifier: Verifier::new(authorities)?, names })
+    }
+
+    /// Trusts these authorities from now on, and no others.
+    pub fn replace(&self, authorities: &[CertificateDer<'static>]) -> Result<(), AuthenticationError> {
+        self.verifier.replace(authorities)
     }
 }
 
@@ -35,25 +62,28 @@ impl Authenticator for RequestHeader {
         request: &http::request::Parts,
     ) -> Result<Option<UserInfo>, AuthenticationError> {
         // Without the user header there is nothing to vouch for, and the certificate is an ordinary client's.
-        let name = first(&request.headers, USER);
+        let headers = &request.headers;
+        let name = first(headers, &self.names.user);
         if name.is_empty() {
             return Ok(None);
         }
         let Some(PeerCertificates(chain)) = request.extensions.get() else { return Ok(None) };
         let Ok(proxy) = self.verifier.verify(chain) else { return Ok(None) };
         let proxy = &proxy.user.name;
-        if !self.allowed_names.is_empty() && !self.allowed_names.contains(proxy) {
+        if !self.names.allowed.is_empty() && !self.names.allowed.contains(proxy) {
             return Err(AuthenticationError(format!(
                 "x509: subject with cn={proxy} is not in the allowed list"
             )));
         }
-        let groups = request.headers.get_all(GROUP).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned);
-        Ok(Some(UserInfo {
-            name,
-            uid: first(&request.headers, UID),
-            groups: groups.collect(),
-            extra: prefixed(&request.headers, EXTRA_PREFIX),
-        }))
+        let groups = self.names.group.iter().flat_map(|name| headers.get_all(name));
+        let groups = groups.filter_map(|v| v.to_str().ok()).map(str::to_owned);
+        let mut extra = BTreeMap::new();
+        for prefix in &self.names.extra_prefix {
+            for (key, values) in prefixed(headers, &prefix.to_ascii_lowercase()) {
+                extra.entry(key).or_insert_with(Vec::new).extend(values);
+            }
+        }
+        Ok(Some(UserInfo { name, uid: first(headers, &self.names.uid), groups: groups.collect(), extra }))
     }
 }
 
@@ -62,8 +92,10 @@ pub fn is_request_header(name: &str) -> bool {
     name == USER || name == UID || name == GROUP || name.starts_with(EXTRA_PREFIX)
 }
 
-fn first(headers: &HeaderMap, name: &str) -> String {
-    headers.get(name).and_then(|v| v.to_str().ok()).map(|v| v.trim().to_owned()).unwrap_or_default()
+/// The first of these headers that says something.
+fn first(headers: &HeaderMap, names: &[String]) -> String {
+    let values = names.iter().filter_map(|n| headers.get(n)?.to_str().ok());
+    values.map(str::trim).find(|v| !v.is_empty()).unwrap_or_default().to_owned()
 }
 
 /// Headers `<prefix><key>`, keys in lower case and percent-decoded.
@@ -111,8 +143,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_front_proxy_may_speak_for_others() {
         let ca = Authority::generate("front-proxy-ca").unwrap();
-        let authenticator =
-            RequestHeader::new(ca.certificate().clone(), vec!["front-proxy-client".into()]).unwrap();
+        let authenticator = RequestHeader::new(&[ca.certificate().clone()], HeaderNames::default()).unwrap();
         let request = |ca: &Authority, cn: &str, user: &str| {
             let leaf = ca.issue(&LeafSpec::client(cn, &[])).unwrap();
             let mut parts = http::Request::builder()

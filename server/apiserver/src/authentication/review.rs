@@ -6,7 +6,7 @@ use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 /// Answers a TokenReview. `Err` is the message of a 400.
-pub fn token_review(tokens: &BearerTokens, object: &Value) -> Result<Value, String> {
+pub async fn token_review(tokens: &BearerTokens, object: &Value) -> Result<Value, String> {
     let token = text(object, "/spec/token");
     if token.is_empty() {
         return Err("token is required for TokenReview in authentication".into());
@@ -15,7 +15,7 @@ pub fn token_review(tokens: &BearerTokens, object: &Value) -> Result<Value, Stri
     if audiences.is_empty() {
         audiences = tokens.audiences().to_vec();
     }
-    let status = match tokens.check(token, &audiences) {
+    let status = match tokens.check(token, &audiences).await {
         Ok(Some(answer)) => {
             // Tokens that know no audiences are this server's alone.
             let granted = if answer.audiences.is_empty() {
@@ -60,17 +60,20 @@ mod tests {
         BearerTokens::new(vec![Arc::new(known)], vec!["https://me".into()])
     }
 
-    #[test]
-    fn reviews_say_who_or_why_not() {
-        let ask = |spec: Value| token_review(&tokens(), &json!({"spec": spec})).unwrap()["status"].clone();
-        let good = ask(json!({"token": "secret"}));
+    #[tokio::test]
+    async fn reviews_say_who_or_why_not() {
+        let ask = async |spec: Value| {
+            token_review(&tokens(), &json!({"spec": spec})).await.unwrap()["status"].clone()
+        };
+        let good = ask(json!({"token": "secret"})).await;
         assert_eq!(good["authenticated"], true);
         assert_eq!(good["user"], json!({"username": "jane", "groups": ["dev", "system:authenticated"]}));
         assert_eq!(good["audiences"], json!(["https://me"]));
-        let bad = ask(json!({"token": "x"}));
+        let bad = ask(json!({"token": "x"})).await;
         assert_eq!((bad.get("authenticated"), &bad["error"]), (None, &json!("invalid bearer token")));
-        assert_eq!(ask(json!({"token": "secret", "audiences": ["vault"]})).get("authenticated"), None);
-        assert!(token_review(&tokens(), &json!({"spec": {}})).is_err());
+        let other = ask(json!({"token": "secret", "audiences": ["vault"]})).await;
+        assert_eq!(other.get("authenticated"), None);
+        assert!(token_review(&tokens(), &json!({"spec": {}})).await.is_err());
     }
 
     #[test]

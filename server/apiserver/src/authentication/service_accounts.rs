@@ -6,8 +6,10 @@
 
 use super::bearer::fingerprint;
 use super::{AuthenticationError, TokenAnswer, TokenAuthenticator, UserInfo};
-use crate::reader::Reader;
-use crate::tokens::{Claims, Issuer, JwtError, Ref};
+use crate::reader::{Reader, parse, text};
+use crate::tokens::{Claims, Issuer, JwtError, Ref, Verified, tracking};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -22,14 +24,20 @@ const DELETION_LEEWAY: i64 = 60;
 
 struct Known {
     claims: Claims,
+    /// The token lives in this Secret of its account's namespace.
+    secret: Option<String>,
     user: UserInfo,
 }
+
+/// Told of every use of a Secret's token: namespace and name.
+pub type Used = tokio::sync::mpsc::UnboundedSender<(String, String)>;
 
 pub struct ServiceAccountTokens {
     issuer: Arc<Issuer>,
     reader: Arc<dyn Reader>,
     audiences: Vec<String>,
     known: Mutex<HashMap<[u8; 32], Arc<Known>>>,
+    used: Option<Used>,
 }
 
 fn refuse(message: impl Into<String>) -> AuthenticationError {
@@ -39,7 +47,13 @@ fn refuse(message: impl Into<String>) -> AuthenticationError {
 impl ServiceAccountTokens {
     /// `audiences` are this API server's, for callers that ask for none.
     pub fn new(issuer: Arc<Issuer>, reader: Arc<dyn Reader>, audiences: Vec<String>) -> Self {
-        Self { issuer, reader, audiences, known: Mutex::default() }
+        Self { issuer, reader, audiences, known: Mutex::default(), used: None }
+    }
+
+    /// With somebody who keeps count of the tokens of Secrets.
+    pub fn tracked(mut self, used: Used) -> Self {
+        self.used = Some(used);
+        self
     }
 
     fn known(&self, token: &str) -> Result<Option<Arc<Known>>, AuthenticationError> {
@@ -47,8 +61,22 @@ impl ServiceAccountTokens {
         if let Some(known) = self.known.lock().get(&key) {
             return Ok(Some(known.clone()));
         }
-        let claims = match self.issuer.verify(token) {
-            Ok(claims) => claims,
+        let (claims, secret) = match self.issuer.verify_any(token) {
+            Ok(Verified::Bound(claims)) => (claims, None),
+            Ok(Verified::Legacy(claims)) => {
+                for (claim, value) in [
+                    ("namespace", &claims.namespace),
+                    ("secretName", &claims.secret),
+                    ("serviceAccountName", &claims.name),
+                    ("serviceAccountUID", &claims.uid),
+                ] {
+                    if value.is_empty() {
+                        return Err(refuse(format!("{claim} claim is missing")));
+                    }
+                }
+                let secret = Some(claims.secret.clone());
+                (Claims::from(claims), secret)
+            }
             Err(JwtError::Foreign) => return Ok(None),
             Err(error) => return Err(refuse(error.to_string())),
         };
@@ -77,7 +105,7 @@ impl ServiceAccountTokens {
             extra("node-name", &node.name);
             extra("node-uid", &node.uid);
         }
-        let known = Arc::new(Known { claims, user });
+        let known = Arc::new(Known { claims, secret, user });
         let mut all = self.known.lock();
         if all.len() >= REMEMBERED {
             let now = Utc::now().timestamp();
@@ -135,6 +163,60 @@ impl ServiceAccountTokens {
         Ok(())
     }
 
+    /// That a Secret's token is still the Secret's, and its account the one it was made for.
+    fn check_secret(
+        &self,
+        known: &Known,
+        name: &str,
+        token: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), AuthenticationError> {
+        let claims = &known.claims.kubernetes;
+        let namespace = claims.namespace.as_str();
+        let invalidated = || refuse("Token has been invalidated");
+        let entry = self.reader.get("", "secrets", namespace, name).ok_or_else(invalidated)?;
+        if entry.metadata().deletion_timestamp.is_some() {
+            return Err(invalidated());
+        }
+        let secret = parse(&entry);
+        let kept = STANDARD.decode(text(&secret, "/data/token")).unwrap_or_default();
+        if fingerprint(&kept) != fingerprint(token.as_bytes()) {
+            return Err(refuse("Token does not match server's copy"));
+        }
+        let wanted = &claims.serviceaccount;
+        let account = self
+            .reader
+            .get("", "serviceaccounts", namespace, &wanted.name)
+            .ok_or_else(|| refuse(format!("serviceaccounts {:?} not found", wanted.name)))?;
+        if account.metadata().deletion_timestamp.is_some() {
+            return Err(refuse(format!("ServiceAccount {namespace}/{} has been deleted", wanted.name)));
+        }
+        if account.uid() != wanted.uid {
+            return Err(refuse(format!(
+                "ServiceAccount UID ({}) does not match claim ({})",
+                account.uid(),
+                wanted.uid
+            )));
+        }
+        let label = |key: &str| secret["metadata"]["labels"][key].as_str().unwrap_or_default();
+        if !label(tracking::INVALID_SINCE).is_empty() {
+            return Err(refuse(format!(
+                "the token in secret {namespace}/{name} for service account {namespace}/{} has been marked invalid. Use \
+                 tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{}' label from \
+                 the secret to temporarily allow use of this token",
+                wanted.name,
+                tracking::INVALID_SINCE
+            )));
+        }
+        if let Some(used) = &self.used
+            && label(tracking::LAST_USED) != now.format("%Y-%m-%d").to_string()
+        {
+            // Nobody listens once the server stops.
+            let _ = used.send((namespace.to_owned(), name.to_owned()));
+        }
+        Ok(())
+    }
+
     fn check_at(
         &self,
         token: &str,
@@ -142,6 +224,10 @@ impl ServiceAccountTokens {
         now: DateTime<Utc>,
     ) -> Result<Option<TokenAnswer>, AuthenticationError> {
         let Some(known) = self.known(token)? else { return Ok(None) };
+        if let Some(secret) = &known.secret {
+            self.check_secret(&known, secret, token, now)?;
+            return Ok(Some(TokenAnswer { user: known.user.clone(), audiences: Vec::new() }));
+        }
         let wanted = if wanted.is_empty() { &self.audiences } else { wanted };
         let audiences: Vec<String> =
             wanted.iter().filter(|a| known.claims.aud.contains(a)).cloned().collect();
@@ -182,7 +268,6 @@ impl TokenAuthenticator for ServiceAccountTokens {
 mod tests {
     use super::*;
     use crate::reader::fake::FakeCluster;
-    use crate::reader::text;
     use crate::tokens::TokenRequests;
     use kit::pki::PrivateKey;
     use serde_json::{Value, json};
@@ -215,6 +300,7 @@ mod tests {
                 reader: cluster.clone(),
                 audiences: audiences.clone(),
                 extend: false,
+                longest: None,
             },
             tokens: ServiceAccountTokens::new(issuer, cluster.clone(), audiences),
             cluster,
@@ -309,6 +395,33 @@ mod tests {
         assert!(at(655).is_ok());
         assert_eq!(at(665).unwrap_err().0, "service account token has expired");
         assert_eq!(at(-65).unwrap_err().0, "service account token is not valid yet");
+    }
+
+    #[test]
+    fn a_secrets_token_lives_as_long_as_its_secret() {
+        let world = world();
+        let token = world.tokens.issuer.sign_legacy("a", "sa", "sa-1", "s").unwrap();
+        assert_eq!(world.check(&token).unwrap_err(), "Token has been invalidated");
+        let secret = |token: &str, labels: Value| {
+            let metadata = json!({"namespace": "a", "name": "s", "uid": "s-1", "labels": labels});
+            world.cluster.put(
+                "",
+                "secrets",
+                json!({"metadata": metadata, "data": {"token": STANDARD.encode(token)}}),
+            );
+        };
+        secret("other", json!({}));
+        assert_eq!(world.check(&token).unwrap_err(), "Token does not match server's copy");
+        secret(&token, json!({}));
+        let user = world.check(&token).unwrap();
+        assert_eq!((user.name.as_str(), user.uid.as_str()), ("system:serviceaccount:a:sa", "sa-1"));
+        assert!(user.extra.is_empty());
+        secret(&token, json!({"kubernetes.io/legacy-token-invalid-since": "2020-01-01"}));
+        assert!(world.check(&token).unwrap_err().contains("has been marked invalid"));
+        secret(&token, json!({}));
+        let other = json!({"metadata": {"namespace": "a", "name": "sa", "uid": "sa-2"}});
+        world.cluster.put("", "serviceaccounts", other);
+        assert_eq!(world.check(&token).unwrap_err(), "ServiceAccount UID (sa-2) does not match claim (sa-1)");
     }
 
     #[test]

@@ -3,17 +3,24 @@
 //! [`Union`] asks, in upstream's order: the privileged group, the Node authorizer, RBAC. The first allow (or deny)
 //! decides; the reasons of those without an opinion are joined.
 
+mod build;
+pub mod config;
 pub mod escalation;
 mod node;
 mod rbac;
+mod reload;
 pub mod review;
 mod rules;
 mod union;
+mod webhook;
 
+pub use build::Lasting;
 pub use node::NodeAuthorizer;
 pub use rbac::Rbac;
+pub use reload::{AlwaysAllow, AlwaysDeny, Reloadable};
 pub use rules::{Rule, covers};
 pub use union::Union;
+pub use webhook::{WebhookAuthorizer, WebhookOptions};
 
 use crate::authentication::UserInfo;
 use async_trait::async_trait;
@@ -39,9 +46,20 @@ pub struct Attributes {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Allow { reason: String },
-    Deny { reason: String },
-    NoOpinion { reason: String },
+    Allow {
+        reason: String,
+    },
+    Deny {
+        reason: String,
+    },
+    NoOpinion {
+        reason: String,
+    },
+    /// Nobody allowed it and somebody could not be asked; a `deny` ends the question there.
+    Failed {
+        error: String,
+        deny: bool,
+    },
 }
 
 impl Decision {

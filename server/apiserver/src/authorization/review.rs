@@ -74,6 +74,10 @@ pub async fn access_review(
         Decision::Allow { reason } => (true, false, reason),
         Decision::Deny { reason } => (false, true, reason),
         Decision::NoOpinion { reason } => (false, false, reason),
+        Decision::Failed { error, deny } => {
+            status.insert("evaluationError".into(), error.into());
+            (false, deny, String::new())
+        }
     };
     status.insert("allowed".into(), allowed.into());
     if denied {

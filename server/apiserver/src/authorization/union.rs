@@ -16,6 +16,7 @@ impl Authorizer for Union {
             return Decision::Allow { reason: String::new() };
         }
         let mut reasons = String::new();
+        let mut errors: Vec<String> = Vec::new();
         for authorizer in &self.0 {
             match authorizer.authorize(attributes).await {
                 Decision::NoOpinion { reason } => {
@@ -24,10 +25,15 @@ impl Authorizer for Union {
                     }
                     reasons.push_str(&reason);
                 }
+                Decision::Failed { error, deny: false } => errors.push(error),
                 decided => return decided,
             }
         }
-        Decision::NoOpinion { reason: reasons }
+        match errors.as_slice() {
+            [] => Decision::NoOpinion { reason: reasons },
+            [one] => Decision::Failed { error: one.clone(), deny: false },
+            many => Decision::Failed { error: format!("[{}]", many.join(", ")), deny: false },
+        }
     }
 
     async fn rules_for(&self, user: &UserInfo, namespace: &str) -> (Vec<Value>, Vec<Value>, bool) {

@@ -201,18 +201,19 @@ pub(super) fn flow_schemas() -> Vec<Value> {
 
 /// What extension API servers read to trust this server and its clients.
 pub(super) fn extension_authentication(published: &Published) -> Value {
+    let list = |names: &[String]| json!(names).to_string();
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"namespace": "kube-system", "name": "extension-apiserver-authentication"},
         "data": {
             "client-ca-file": published.client_ca,
-            "requestheader-allowed-names": json!(published.front_proxy_names).to_string(),
+            "requestheader-allowed-names": list(&published.front_proxy.allowed),
             "requestheader-client-ca-file": published.front_proxy_ca,
-            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
-            "requestheader-group-headers": "[\"X-Remote-Group\"]",
-            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
-            "requestheader-username-headers": "[\"X-Remote-User\"]",
+            "requestheader-extra-headers-prefix": list(&published.front_proxy.extra_prefix),
+            "requestheader-group-headers": list(&published.front_proxy.group),
+            "requestheader-uid-headers": list(&published.front_proxy.uid),
+            "requestheader-username-headers": list(&published.front_proxy.user),
         },
     })
 }

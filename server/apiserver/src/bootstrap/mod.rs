@@ -15,6 +15,7 @@ pub use aggregation::Aggregation;
 pub use roles::Defaults;
 pub use writer::start;
 
+use crate::authentication::HeaderNames;
 use crate::authorization::{Rule, covers};
 use crate::reader::{Reader, WriteError, Writer, items, parse, text};
 use futures::StreamExt as _;
@@ -34,7 +35,7 @@ pub struct Published {
     pub client_ca: String,
     /// PEM of the front proxy's authority, and the names it trusts.
     pub front_proxy_ca: String,
-    pub front_proxy_names: Vec<String>,
+    pub front_proxy: HeaderNames,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -250,7 +251,7 @@ mod tests {
         Published {
             client_ca: "CA".into(),
             front_proxy_ca: "FP".into(),
-            front_proxy_names: vec!["fp".into()],
+            front_proxy: HeaderNames { allowed: vec!["fp".into()], ..HeaderNames::default() },
         }
     }
 

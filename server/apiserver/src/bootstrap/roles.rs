@@ -44,10 +44,15 @@ impl Defaults {
         }
         let kind = if role.namespace.is_empty() { "ClusterRole" } else { "Role" };
         if let Some(subjects) = &role.subjects {
+            let mut metadata = role.metadata(&[]);
+            // The one binding upstream names otherwise than its role.
+            if role.name == "extension-apiserver-authentication-reader" {
+                metadata["name"] = format!("system::{}", role.name).into();
+            }
             let binding = json!({
                 "apiVersion": format!("{GROUP}/v1"),
                 "kind": format!("{kind}Binding"),
-                "metadata": role.metadata(&[]),
+                "metadata": metadata,
                 "roleRef": {"apiGroup": GROUP, "kind": kind, "name": role.name},
                 "subjects": subjects,
             });
@@ -236,6 +241,84 @@ mod tests {
             find(&defaults.roles, "system:controller:token-cleaner")["metadata"]["namespace"],
             "kube-system"
         );
-        assert!(defaults.cluster_roles.len() > 65 && defaults.role_bindings.len() == 7);
+    }
+
+    /// Upstream v1.36's names (`plugin/pkg/auth/authorizer/rbac/bootstrappolicy/testdata`), and what is ours beside them.
+    #[test]
+    fn the_names_are_upstreams() {
+        const CLUSTER: &str = "admin cluster-admin edit view system:aggregate-to-admin system:aggregate-to-edit \
+            system:aggregate-to-view system:auth-delegator system:basic-user \
+            system:certificates.k8s.io:certificatesigningrequests:nodeclient \
+            system:certificates.k8s.io:certificatesigningrequests:selfnodeclient \
+            system:certificates.k8s.io:kube-apiserver-client-approver \
+            system:certificates.k8s.io:kube-apiserver-client-kubelet-approver \
+            system:certificates.k8s.io:kubelet-serving-approver system:certificates.k8s.io:legacy-unknown-approver \
+            system:discovery system:heapster system:kube-aggregator system:kube-controller-manager system:kube-dns \
+            system:kube-scheduler system:kubelet-api-admin system:monitoring system:node system:node-bootstrapper \
+            system:node-problem-detector system:node-proxier system:persistent-volume-provisioner \
+            system:public-info-viewer system:service-account-issuer-discovery system:volume-scheduler";
+        const CONTROLLERS: &str = "attachdetach-controller certificate-controller clusterrole-aggregation-controller \
+            cronjob-controller daemon-set-controller deployment-controller device-taint-eviction-controller \
+            disruption-controller endpoint-controller endpointslice-controller endpointslicemirroring-controller \
+            ephemeral-volume-controller expand-controller generic-garbage-collector horizontal-pod-autoscaler \
+            job-controller legacy-service-account-token-cleaner namespace-controller node-controller \
+            persistent-volume-binder pod-garbage-collector pv-protection-controller pvc-protection-controller \
+            replicaset-controller replication-controller resource-claim-controller resourcequota-controller \
+            root-ca-cert-publisher route-controller selinux-warning-controller service-account-controller \
+            service-cidrs-controller service-controller statefulset-controller ttl-after-finished-controller \
+            ttl-controller validatingadmissionpolicy-status-controller volumeattributesclass-protection-controller";
+        const OURS: &str = "system:coredns";
+        let names = |list: &[Value]| {
+            let mut names: Vec<String> = list.iter().map(|o| text(o, "/metadata/name").to_owned()).collect();
+            names.sort();
+            names
+        };
+        let mut wanted: Vec<String> = CLUSTER.split_whitespace().chain([OURS]).map(str::to_owned).collect();
+        wanted.extend(CONTROLLERS.split_whitespace().map(|n| format!("system:controller:{n}")));
+        wanted.sort();
+        let defaults = Defaults::read();
+        assert_eq!(names(&defaults.cluster_roles), wanted);
+        assert_eq!(wanted.len(), 31 + 38 + 1);
+        // Every controller's role is bound, and of the others these.
+        let bound: Vec<String> = names(&defaults.cluster_role_bindings)
+            .into_iter()
+            .filter(|n| !n.starts_with("system:controller:"))
+            .collect();
+        assert_eq!(
+            bound,
+            [
+                "cluster-admin",
+                "system:basic-user",
+                "system:coredns",
+                "system:discovery",
+                "system:kube-controller-manager",
+                "system:kube-dns",
+                "system:kube-scheduler",
+                "system:monitoring",
+                "system:node",
+                "system:node-proxier",
+                "system:public-info-viewer",
+                "system:service-account-issuer-discovery",
+                "system:volume-scheduler",
+            ]
+        );
+        assert_eq!(defaults.cluster_role_bindings.len(), bound.len() + 38);
+        assert_eq!(
+            names(&defaults.roles),
+            [
+                "extension-apiserver-authentication-reader",
+                "system::leader-locking-kube-controller-manager",
+                "system::leader-locking-kube-scheduler",
+                "system:controller:bootstrap-signer",
+                "system:controller:bootstrap-signer",
+                "system:controller:cloud-provider",
+                "system:controller:token-cleaner",
+                "system:coredns",
+            ]
+        );
+        // Upstream's bindings bear their role's name, but for one.
+        let mut roles = names(&defaults.roles);
+        roles[0] = "system::extension-apiserver-authentication-reader".into();
+        assert_eq!(names(&defaults.role_bindings), roles);
     }
 }

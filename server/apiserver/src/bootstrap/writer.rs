@@ -94,6 +94,10 @@ pub async fn start(server: &ApiServer, published: &Published) -> Result<Report, 
     tokio::spawn(
         QuotaController { reader: reader.clone(), writer: writer.clone() }.run(server.shutdown.clone()),
     );
+    if let Some(used) = server.config.tracking.lock().take() {
+        let (reader, writer, stop) = (reader.clone(), writer.clone(), server.shutdown.clone());
+        tokio::spawn(crate::tokens::tracking::run(reader, writer, used, stop));
+    }
     tokio::spawn(Aggregation { reader, writer }.run(server.shutdown.clone()));
     Ok(report)
 }

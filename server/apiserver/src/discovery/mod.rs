@@ -108,20 +108,30 @@ pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Bo
             tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
         }
         [".well-known", "openid-configuration"] => {
-            let tokens = server.config.tokens.as_ref().ok_or_else(ApiError::no_such_path)?;
+            let tokens = discoverable(server)?;
             let base = server.config.advertise.map_or_else(
                 || "https://kubernetes.default.svc".to_owned(),
                 |(ip, port)| format!("https://{ip}:{port}"),
             );
-            plain(&tokens.issuer.openid_configuration(&base))
+            openid(&tokens.issuer.openid_configuration(&base), negotiate::JSON)
         }
-        ["openid", "v1", "jwks"] => {
-            let tokens = server.config.tokens.as_ref().ok_or_else(ApiError::no_such_path)?;
-            let bytes = serde_json::to_vec(&tokens.issuer.jwks()).map_err(ApiError::internal)?;
-            Ok(respond::bytes(200, "application/jwk-set+json", Body::full(bytes)))
-        }
+        ["openid", "v1", "jwks"] => openid(&discoverable(server)?.issuer.jwks(), "application/jwk-set+json"),
         _ => Err(ApiError::page_not_found()),
     }
+}
+
+fn discoverable(server: &ApiServer) -> Result<&crate::tokens::TokenRequests, ApiError> {
+    let tokens = server.config.tokens.as_deref().filter(|t| t.issuer.is_discoverable());
+    tokens.ok_or_else(ApiError::no_such_path)
+}
+
+/// The issuer's documents may be kept for an hour.
+fn openid(value: &Value, content_type: &str) -> Result<Response<Body>, ApiError> {
+    let bytes = serde_json::to_vec(value).map_err(ApiError::internal)?;
+    let mut response = respond::bytes(200, content_type, Body::full(bytes));
+    let lasting = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(http::header::CACHE_CONTROL, lasting);
+    Ok(response)
 }
 
 fn known(parts: &[&str]) -> bool {

@@ -4,6 +4,7 @@ use super::body::{Body, BoxError, RequestBody, request_body};
 use crate::ApiServer;
 use crate::authentication::{InProcessIdentity, UserInfo};
 use bytes::Bytes;
+use http::header::{HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,6 +24,7 @@ pub struct ApiService {
 pub struct InProcessService {
     server: ApiServer,
     identity: InProcessIdentity,
+    agent: Option<HeaderValue>,
 }
 
 impl ApiService {
@@ -40,7 +42,13 @@ impl ApiService {
 
 impl InProcessService {
     pub(crate) fn new(server: ApiServer, user: UserInfo) -> Self {
-        Self { server, identity: InProcessIdentity(user) }
+        Self { server, identity: InProcessIdentity(user), agent: None }
+    }
+
+    /// The `User-Agent` of requests that bring none; its first word names the manager of fields they set.
+    pub fn with_agent(mut self, agent: &str) -> Self {
+        self.agent = HeaderValue::from_str(agent).ok();
+        self
     }
 }
 
@@ -82,6 +90,9 @@ where
     fn call(&mut self, request: Request<B>) -> Answer {
         let mut request = request.map(request_body);
         request.extensions_mut().insert(self.identity.clone());
+        if let Some(agent) = &self.agent {
+            request.headers_mut().entry(USER_AGENT).or_insert_with(|| agent.clone());
+        }
         let answer = crate::chain::handle(self.server.clone(), request);
         Box::pin(async move { Ok(answer.await) })
     }

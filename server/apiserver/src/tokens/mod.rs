@@ -2,11 +2,13 @@
 //! `authentication`'s work, with [`Issuer::verify`] as its first step.
 
 mod discovery;
+pub mod jose;
 mod jwt;
 mod request;
+pub mod tracking;
 
 pub use discovery::{JWKS_PATH, OPENID_CONFIGURATION_PATH};
-pub use jwt::{Claims, Issuer, JwtError, Kubernetes, Ref};
+pub use jwt::{Claims, Issuer, JwtError, Kubernetes, LEGACY_ISSUER, LegacyClaims, Ref, Verified};
 pub use request::{RequestError, TokenRequests};
 
 /// `spec.expirationSeconds` of the token the ServiceAccount admission plugin mounts. Upstream extends exactly this

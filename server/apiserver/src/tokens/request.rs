@@ -35,6 +35,8 @@ pub struct TokenRequests {
     pub audiences: Vec<String>,
     /// Upstream's `--service-account-extend-token-expiration`.
     pub extend: bool,
+    /// The longest lifetime that can be asked for (`--service-account-max-token-expiration`).
+    pub longest: Option<i64>,
 }
 
 impl TokenRequests {
@@ -66,7 +68,21 @@ impl TokenRequests {
             .reader
             .get("", "serviceaccounts", namespace, name)
             .ok_or_else(|| RequestError::NotFound { resource: "serviceaccounts", name: name.into() })?;
-        let seconds = validate(object)?;
+        let mut seconds = validate(object)?;
+        let asked = text(object, "/metadata/uid");
+        if !asked.is_empty() && asked != account.uid() {
+            return Err(RequestError::Conflict {
+                resource: "serviceaccounts".into(),
+                name: name.into(),
+                message: format!(
+                    "the UID in the token request ({asked}) does not match the UID of the service account ({})",
+                    account.uid()
+                ),
+            });
+        }
+        if let Some(longest) = self.longest.filter(|longest| seconds > *longest) {
+            seconds = longest;
+        }
         let mut audiences = strings(object, "/spec/audiences");
         if audiences.is_empty() {
             audiences = self.audiences.clone();
@@ -82,7 +98,7 @@ impl TokenRequests {
         let ours = audiences.iter().all(|a| self.audiences.contains(a));
         if self.extend && kubernetes.pod.is_some() && seconds == MOUNTED_TOKEN_SECONDS && ours {
             kubernetes.warnafter = Some(now.timestamp() + seconds);
-            lifetime = EXTENDED_SECONDS;
+            lifetime = self.longest.unwrap_or(EXTENDED_SECONDS).min(EXTENDED_SECONDS).max(seconds);
         }
         let claims = Claims {
             aud: audiences,
@@ -221,6 +237,7 @@ mod tests {
             reader: cluster.clone(),
             audiences: vec!["https://issuer".into()],
             extend: true,
+            longest: None,
         };
         (cluster, requests)
     }
@@ -281,6 +298,20 @@ mod tests {
         ));
         assert!(matches!(service.create("a", "none", &json!({})), Err(RequestError::NotFound { .. })));
         assert!(matches!(service.create("a", "sa", &json!([])), Err(RequestError::BadRequest(_))));
+    }
+
+    #[test]
+    fn the_longest_lifetime_and_the_accounts_uid() {
+        let (_, mut service) = service();
+        service.longest = Some(7200);
+        let answer = service.create("a", "sa", &json!({"spec": {"expirationSeconds": 86400}})).unwrap();
+        assert_eq!(answer["spec"]["expirationSeconds"], 7200);
+        let claims = claims(&service, &answer);
+        assert_eq!(claims.exp - claims.iat, 7200);
+        let right = json!({"metadata": {"uid": "sa-1"}, "spec": {}});
+        assert!(service.create("a", "sa", &right).is_ok());
+        let wrong = json!({"metadata": {"uid": "sa-0"}, "spec": {}});
+        assert!(matches!(service.create("a", "sa", &wrong), Err(RequestError::Conflict { .. })));
     }
 
     #[test]
