@@ -1,4 +1,4 @@
-//! One request's way through the server: authenticate, audit, impersonate, authorize, dispatch.
+//! One request's way through the server: authenticate, audit, impersonate, wait for a seat, authorize, dispatch.
 //!
 //! Every step is a function here; reading [`run`] top to bottom reads the order.
 
@@ -6,8 +6,9 @@ use crate::ApiServer;
 use crate::authentication::impersonation::{self, ImpersonationError};
 use crate::authentication::{Authenticator, UserInfo};
 use crate::authorization::{Attributes, Decision};
+use crate::flow;
 use crate::http::options::Query;
-use crate::http::{Body, RequestBody, RequestInfo, respond};
+use crate::http::{Body, RequestBody, RequestInfo, deadline, respond};
 use crate::status::ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,9 +19,6 @@ use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How long a request that is neither a watch nor a tunnel may take (upstream's `--request-timeout`).
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One authenticated, authorized request.
 pub struct Call {
@@ -34,20 +32,11 @@ pub struct Call {
     pub warnings: Vec<String>,
 }
 
-/// What the audit hook is told once a request has been answered.
-pub struct AuditRecord<'a> {
-    pub id: &'a str,
-    pub user: &'a UserInfo,
-    pub impersonated: Option<&'a UserInfo>,
-    pub info: &'a RequestInfo,
-    pub code: u16,
-    pub duration: Duration,
-    pub user_agent: &'a str,
-}
-
-/// Receives every finished request; must not block.
-pub trait AuditSink: Send + Sync + 'static {
-    fn record(&self, record: &AuditRecord<'_>);
+/// What is learnt of a request on its way and needed when it is answered.
+#[derive(Default)]
+struct Trail {
+    /// The flow schema and level it was matched to.
+    matched: Option<flow::Matched>,
 }
 
 /// Answers one request. Never fails: errors and panics become a `Status`.
@@ -64,17 +53,24 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
         Err(_) => (RequestInfo::default(), false),
     };
     let guard = server.metrics.begin(&verb, long);
-    let work = AssertUnwindSafe(async {
-        let info = info?;
-        run(&server, parts, body, query, info, &id, started, long).await
-    })
-    .catch_unwind();
-    let outcome = if long {
-        work.await
-    } else {
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Ok(Err(ApiError::timeout("request did not complete within the allotted timeout", 0))),
+    let mut trail = Trail::default();
+    let limit =
+        if long { Ok(None) } else { deadline::of(&query, &verb, server.config.request_timeout).map(Some) };
+    let outcome = match limit {
+        Err(e) => Ok(Err(e)),
+        Ok(limit) => {
+            let work = AssertUnwindSafe(async {
+                let info = info?;
+                run(&server, parts, body, query, info, &mut trail, limit.map(|l| l.time), long).await
+            })
+            .catch_unwind();
+            match limit {
+                None => work.await,
+                Some(limit) => match tokio::time::timeout(limit.time, work).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Ok(Err(limit.error())),
+                },
+            }
         }
     };
     let mut response = match outcome {
@@ -88,6 +84,9 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
             respond::error(&headers, &e)
         }
     };
+    if let Some(matched) = &trail.matched {
+        matched.mark(response.headers_mut());
+    }
     if response.status() == http::StatusCode::UNAUTHORIZED {
         response
             .headers_mut()
@@ -112,37 +111,25 @@ async fn run(
     body: RequestBody,
     query: Query,
     info: RequestInfo,
-    id: &str,
-    started: Instant,
+    trail: &mut Trail,
+    time: Option<Duration>,
     long: bool,
 ) -> Result<Response<Body>, ApiError> {
     let user = authenticate(server, &parts).await?;
     let impersonated = impersonate(server, &user, &parts.headers).await?;
-    let acting = Arc::new(impersonated.clone().unwrap_or_else(|| user.clone()));
+    let acting = Arc::new(impersonated.unwrap_or(user));
+    // Watches hold their seats until they have begun; what else lasts takes none.
+    let _seat = if long && !info.is_watch() {
+        None
+    } else {
+        match server.flow.enter(server, &acting, &info, &query, time, &mut trail.matched).await {
+            Ok(seat) => seat,
+            Err(refused) => return Ok(refused.response()),
+        }
+    };
     authorize(server, &acting, &info, &query).await?;
-    // Flow control: reads and writes that end soon share a bounded number of seats, in arrival order.
-    let _seat = if long { None } else { server.seats.acquire().await.ok() };
-    let audit = server.config.audit.clone();
-    let agent = audit.as_ref().map(|_| user_agent(&parts.headers).to_owned());
-    let kept = audit.as_ref().map(|_| info.clone());
     let call = Call { parts, body: Mutex::new(Some(body)), query, info, user: acting, warnings: Vec::new() };
-    let answer = dispatch(server, call).await;
-    if let (Some(audit), Some(info)) = (audit, kept) {
-        let code = match &answer {
-            Ok(r) => r.status().as_u16(),
-            Err(e) => e.code,
-        };
-        audit.record(&AuditRecord {
-            id,
-            user: &user,
-            impersonated: impersonated.as_ref(),
-            info: &info,
-            code,
-            duration: started.elapsed(),
-            user_agent: agent.as_deref().unwrap_or_default(),
-        });
-    }
-    answer
+    dispatch(server, call).await
 }
 
 fn dispatch(server: &ApiServer, call: Call) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {

@@ -22,6 +22,7 @@ mod convert;
 pub mod crd;
 pub mod discovery;
 mod encode;
+pub mod flow;
 pub mod http;
 pub mod kinds;
 pub mod metrics;
