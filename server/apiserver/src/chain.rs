@@ -3,6 +3,7 @@
 //! Every step is a function here; reading [`run`] top to bottom reads the order.
 
 use crate::ApiServer;
+use crate::audit::{self, Audit, Record, Stage};
 use crate::authentication::impersonation::{self, ImpersonationError};
 use crate::authentication::{Authenticator, UserInfo};
 use crate::authorization::{Attributes, Decision};
@@ -37,6 +38,8 @@ pub struct Call {
 struct Trail {
     /// The flow schema and level it was matched to.
     matched: Option<flow::Matched>,
+    /// Its audit event, where the policy wants one.
+    record: Option<Arc<Record>>,
 }
 
 /// Answers one request. Never fails: errors and panics become a `Status`.
@@ -61,7 +64,7 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
         Ok(limit) => {
             let work = AssertUnwindSafe(async {
                 let info = info?;
-                run(&server, parts, body, query, info, &mut trail, limit.map(|l| l.time), long).await
+                run(&server, parts, body, query, info, &id, &mut trail, limit.map(|l| l.time), long).await
             })
             .catch_unwind();
             match limit {
@@ -73,12 +76,29 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
             }
         }
     };
+    let record = trail.record.as_deref();
+    let mut panicked = false;
     let mut response = match outcome {
-        Ok(Ok(response)) => response,
-        Ok(Err(e)) => respond::error(&headers, &e),
-        Err(_) => {
+        Ok(Ok(response)) => {
+            if let Some(record) = record {
+                record.set_response(&response);
+            }
+            response
+        }
+        Ok(Err(e)) => {
+            if let Some(record) = record {
+                record.set_error(&e);
+            }
+            respond::error(&headers, &e)
+        }
+        Err(panic) => {
+            panicked = true;
             server.metrics.panicked();
             tracing::error!(path = %verb.path, "a request panicked");
+            if let Some(record) = record {
+                let text = panic.downcast_ref::<&str>().map(|t| (*t).to_owned());
+                record.set_panic(&text.or(panic.downcast_ref::<String>().cloned()).unwrap_or_default());
+            }
             let e =
                 ApiError::internal("This request caused apiserver to panic. Look in the logs for details.");
             respond::error(&headers, &e)
@@ -102,6 +122,14 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
         *response.body_mut() = Body::empty();
     }
     guard.end(&server.metrics, &verb, response.status().as_u16(), started.elapsed());
+    if let Some(record) = trail.record.take() {
+        let last = if panicked { Stage::Panic } else { Stage::ResponseComplete };
+        if long && !panicked {
+            record.stage(Stage::ResponseStarted).await;
+            return response.map(|body| body.holding(audit::Completion(record)));
+        }
+        record.stage(last).await;
+    }
     response
 }
 
@@ -111,12 +139,49 @@ async fn run(
     body: RequestBody,
     query: Query,
     info: RequestInfo,
+    id: &str,
     trail: &mut Trail,
     time: Option<Duration>,
     long: bool,
 ) -> Result<Response<Body>, ApiError> {
-    let user = authenticate(server, &parts).await?;
+    let user = match authenticate(server, &parts).await {
+        Ok(user) => user,
+        Err(error) => {
+            if let Some(audit) = &server.config.audit {
+                failed_authentication(audit, id, &info, &parts).await;
+            }
+            return Err(error);
+        }
+    };
+    if let Some(audit) = &server.config.audit
+        && let Some(record) = audit.begin(id, Some(&user), &info, &parts, chrono::Utc::now())
+    {
+        if !record.stage(Stage::RequestReceived).await {
+            audit.reject();
+            return Err(ApiError::internal("failed to store audit event"));
+        }
+        trail.record = Some(record);
+    }
+    let record = trail.record.clone();
+    audit::scope(record, proceed(server, parts, body, query, info, user, trail, time, long)).await
+}
+
+/// What follows once it is known who asks.
+async fn proceed(
+    server: &ApiServer,
+    parts: Parts,
+    body: RequestBody,
+    query: Query,
+    info: RequestInfo,
+    user: UserInfo,
+    trail: &mut Trail,
+    time: Option<Duration>,
+    long: bool,
+) -> Result<Response<Body>, ApiError> {
     let impersonated = impersonate(server, &user, &parts.headers).await?;
+    if let (Some(record), Some(user)) = (&trail.record, &impersonated) {
+        record.impersonated(user);
+    }
     let acting = Arc::new(impersonated.unwrap_or(user));
     // Watches hold their seats until they have begun; what else lasts takes none.
     let _seat = if long && !info.is_watch() {
@@ -130,6 +195,28 @@ async fn run(
     authorize(server, &acting, &info, &query).await?;
     let call = Call { parts, body: Mutex::new(Some(body)), query, info, user: acting, warnings: Vec::new() };
     dispatch(server, call).await
+}
+
+/// A request with bad credentials, or with none where some are needed, has an event of its own.
+async fn failed_authentication(audit: &Arc<Audit>, id: &str, info: &RequestInfo, parts: &Parts) {
+    let Some(record) = audit.begin(id, None, info, parts, chrono::Utc::now()) else { return };
+    let mut tried = Vec::new();
+    let authorization = parts.headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    for (scheme, name) in [("basic ", "basic"), ("bearer ", "bearer")] {
+        if authorization.is_some_and(|a| a.to_ascii_lowercase().starts_with(scheme)) {
+            tried.push(name);
+        }
+    }
+    if parts.extensions.get::<crate::authentication::PeerCertificates>().is_some() {
+        tried.push("x509");
+    }
+    let message = if tried.is_empty() {
+        "Authentication failed, no credentials provided".to_owned()
+    } else {
+        format!("Authentication failed, attempted: {}", tried.join(", "))
+    };
+    record.set_failure(401, message);
+    record.stage(Stage::ResponseStarted).await;
 }
 
 fn dispatch(server: &ApiServer, call: Call) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {
@@ -185,7 +272,15 @@ async fn authorize(
     info: &RequestInfo,
     query: &Query,
 ) -> Result<(), ApiError> {
-    decide(server, &attributes(user, info, query)).await
+    let attributes = attributes(user, info, query);
+    let decision = server.config.authorizer.authorize(&attributes).await;
+    let (allowed, reason) = match decision {
+        Decision::Allow { reason } => (true, reason),
+        Decision::Deny { reason } | Decision::NoOpinion { reason } => (false, reason),
+    };
+    audit::annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+    audit::annotate("authorization.k8s.io/reason", reason.as_str());
+    if allowed { Ok(()) } else { Err(refusal(&attributes, &reason)) }
 }
 
 pub(crate) fn attributes(user: &UserInfo, info: &RequestInfo, query: &Query) -> Attributes {

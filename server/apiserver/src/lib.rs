@@ -13,6 +13,7 @@
 //! ```
 
 pub mod admission;
+pub mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;

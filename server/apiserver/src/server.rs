@@ -1,6 +1,7 @@
 //! The server as a value: configuration, shared state, and the ways in.
 
 use crate::admission::Plugin;
+use crate::audit::Audit;
 use crate::authentication::{Anonymous, Authenticator, BearerTokens, Chain, UserInfo};
 use crate::authorization::Authorizer;
 use crate::cache::Cache;
@@ -32,6 +33,8 @@ pub struct Config {
     pub authorizer: Arc<dyn Authorizer>,
     /// In upstream's order; each is asked to mutate, then to validate.
     pub admission: Vec<Arc<dyn Plugin>>,
+    /// What is recorded of requests, and where.
+    pub audit: Option<Arc<Audit>>,
     /// Requests served at once, all priority levels together (upstream's `--max-requests-inflight` and
     /// `--max-mutating-requests-inflight`).
     pub max_requests_inflight: u32,
@@ -72,6 +75,7 @@ impl Config {
             authenticators,
             authorizer,
             admission,
+            audit: None,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
             request_timeout: Duration::from_secs(60),
@@ -173,6 +177,9 @@ impl ApiServer {
     pub fn metrics_page(&self) -> String {
         let mut page = self.metrics.render();
         self.flow.render(&mut page);
+        if let Some(audit) = &self.config.audit {
+            audit.render(&mut page);
+        }
         page
     }
 
