@@ -89,6 +89,9 @@ pub struct ControlPlane {
     /// Key of `--etcd-certfile`
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub etcd_keyfile: Option<Utf8PathBuf>,
+
+    #[command(flatten)]
+    pub api: crate::api_flags::ApiFlags,
 }
 
 #[derive(Args, Clone, Debug)]
