@@ -92,6 +92,7 @@ pub struct ControlPlane {
 
     #[command(flatten)]
     pub identity: crate::identity::Flags,
+    pub api: crate::api_flags::ApiFlags,
 }
 
 #[derive(Args, Clone, Debug)]

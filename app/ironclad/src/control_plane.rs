@@ -84,6 +84,7 @@ pub async fn start(
     config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
     let kubelet_tls = kubelet_tls(&pki, &kubelet_client)?;
     config.kubelet = Some(Arc::new(move || kubelet_tls.clone()));
+    flags.api.apply(&mut config)?;
     let server = ApiServer::new(config)?;
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
 

@@ -1,5 +1,6 @@
 //! `ironclad`: a production Kubernetes application platform in one binary.
 
+mod api_flags;
 mod cli;
 mod control;
 mod control_plane;

@@ -1,13 +1,15 @@
-//! One request's way through the server: authenticate, audit, impersonate, authorize, dispatch.
+//! One request's way through the server: authenticate, audit, impersonate, wait for a seat, authorize, dispatch.
 //!
 //! Every step is a function here; reading [`run`] top to bottom reads the order.
 
 use crate::ApiServer;
+use crate::audit::{self, Audit, Record, Stage};
 use crate::authentication::impersonation::{self, ImpersonationError};
 use crate::authentication::{Authenticator, UserInfo};
 use crate::authorization::{Attributes, Decision};
+use crate::flow;
 use crate::http::options::Query;
-use crate::http::{Body, RequestBody, RequestInfo, respond};
+use crate::http::{Body, RequestBody, RequestInfo, deadline, respond};
 use crate::status::ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -18,9 +20,6 @@ use parking_lot::Mutex;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How long a request that is neither a watch nor a tunnel may take (upstream's `--request-timeout`).
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One authenticated, authorized request.
 pub struct Call {
@@ -34,20 +33,13 @@ pub struct Call {
     pub warnings: Vec<String>,
 }
 
-/// What the audit hook is told once a request has been answered.
-pub struct AuditRecord<'a> {
-    pub id: &'a str,
-    pub user: &'a UserInfo,
-    pub impersonated: Option<&'a UserInfo>,
-    pub info: &'a RequestInfo,
-    pub code: u16,
-    pub duration: Duration,
-    pub user_agent: &'a str,
-}
-
-/// Receives every finished request; must not block.
-pub trait AuditSink: Send + Sync + 'static {
-    fn record(&self, record: &AuditRecord<'_>);
+/// What is learnt of a request on its way and needed when it is answered.
+#[derive(Default)]
+struct Trail {
+    /// The flow schema and level it was matched to.
+    matched: Option<flow::Matched>,
+    /// Its audit event, where the policy wants one.
+    record: Option<Arc<Record>>,
 }
 
 /// Answers one request. Never fails: errors and panics become a `Status`.
@@ -64,30 +56,57 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
         Err(_) => (RequestInfo::default(), false),
     };
     let guard = server.metrics.begin(&verb, long);
-    let work = AssertUnwindSafe(async {
-        let info = info?;
-        run(&server, parts, body, query, info, &id, started, long).await
-    })
-    .catch_unwind();
-    let outcome = if long {
-        work.await
-    } else {
-        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Ok(Err(ApiError::timeout("request did not complete within the allotted timeout", 0))),
+    let mut trail = Trail::default();
+    let limit =
+        if long { Ok(None) } else { deadline::of(&query, &verb, server.config.request_timeout).map(Some) };
+    let outcome = match limit {
+        Err(e) => Ok(Err(e)),
+        Ok(limit) => {
+            let work = AssertUnwindSafe(async {
+                let info = info?;
+                run(&server, parts, body, query, info, &id, &mut trail, limit.map(|l| l.time), long).await
+            })
+            .catch_unwind();
+            match limit {
+                None => work.await,
+                Some(limit) => match tokio::time::timeout(limit.time, work).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Ok(Err(limit.error())),
+                },
+            }
         }
     };
+    let record = trail.record.as_deref();
+    let mut panicked = false;
     let mut response = match outcome {
-        Ok(Ok(response)) => response,
-        Ok(Err(e)) => respond::error(&headers, &e),
-        Err(_) => {
+        Ok(Ok(response)) => {
+            if let Some(record) = record {
+                record.set_response(&response);
+            }
+            response
+        }
+        Ok(Err(e)) => {
+            if let Some(record) = record {
+                record.set_error(&e);
+            }
+            respond::error(&headers, &e)
+        }
+        Err(panic) => {
+            panicked = true;
             server.metrics.panicked();
             tracing::error!(path = %verb.path, "a request panicked");
+            if let Some(record) = record {
+                let text = panic.downcast_ref::<&str>().map(|t| (*t).to_owned());
+                record.set_panic(&text.or(panic.downcast_ref::<String>().cloned()).unwrap_or_default());
+            }
             let e =
                 ApiError::internal("This request caused apiserver to panic. Look in the logs for details.");
             respond::error(&headers, &e)
         }
     };
+    if let Some(matched) = &trail.matched {
+        matched.mark(response.headers_mut());
+    }
     if response.status() == http::StatusCode::UNAUTHORIZED {
         response
             .headers_mut()
@@ -103,6 +122,14 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
         *response.body_mut() = Body::empty();
     }
     guard.end(&server.metrics, &verb, response.status().as_u16(), started.elapsed());
+    if let Some(record) = trail.record.take() {
+        let last = if panicked { Stage::Panic } else { Stage::ResponseComplete };
+        if long && !panicked {
+            record.stage(Stage::ResponseStarted).await;
+            return response.map(|body| body.holding(audit::Completion(record)));
+        }
+        record.stage(last).await;
+    }
     response
 }
 
@@ -113,36 +140,83 @@ async fn run(
     query: Query,
     info: RequestInfo,
     id: &str,
-    started: Instant,
+    trail: &mut Trail,
+    time: Option<Duration>,
     long: bool,
 ) -> Result<Response<Body>, ApiError> {
-    let user = authenticate(server, &parts).await?;
-    let impersonated = impersonate(server, &user, &parts.headers).await?;
-    let acting = Arc::new(impersonated.clone().unwrap_or_else(|| user.clone()));
-    authorize(server, &acting, &info, &query).await?;
-    // Flow control: reads and writes that end soon share a bounded number of seats, in arrival order.
-    let _seat = if long { None } else { server.seats.acquire().await.ok() };
-    let audit = server.config.audit.clone();
-    let agent = audit.as_ref().map(|_| user_agent(&parts.headers).to_owned());
-    let kept = audit.as_ref().map(|_| info.clone());
-    let call = Call { parts, body: Mutex::new(Some(body)), query, info, user: acting, warnings: Vec::new() };
-    let answer = dispatch(server, call).await;
-    if let (Some(audit), Some(info)) = (audit, kept) {
-        let code = match &answer {
-            Ok(r) => r.status().as_u16(),
-            Err(e) => e.code,
-        };
-        audit.record(&AuditRecord {
-            id,
-            user: &user,
-            impersonated: impersonated.as_ref(),
-            info: &info,
-            code,
-            duration: started.elapsed(),
-            user_agent: agent.as_deref().unwrap_or_default(),
-        });
+    let user = match authenticate(server, &parts).await {
+        Ok(user) => user,
+        Err(error) => {
+            if let Some(audit) = &server.config.audit {
+                failed_authentication(audit, id, &info, &parts).await;
+            }
+            return Err(error);
+        }
+    };
+    if let Some(audit) = &server.config.audit
+        && let Some(record) = audit.begin(id, Some(&user), &info, &parts, chrono::Utc::now())
+    {
+        if !record.stage(Stage::RequestReceived).await {
+            audit.reject();
+            return Err(ApiError::internal("failed to store audit event"));
+        }
+        trail.record = Some(record);
     }
-    answer
+    let record = trail.record.clone();
+    audit::scope(record, proceed(server, parts, body, query, info, user, trail, time, long)).await
+}
+
+/// What follows once it is known who asks.
+async fn proceed(
+    server: &ApiServer,
+    parts: Parts,
+    body: RequestBody,
+    query: Query,
+    info: RequestInfo,
+    user: UserInfo,
+    trail: &mut Trail,
+    time: Option<Duration>,
+    long: bool,
+) -> Result<Response<Body>, ApiError> {
+    let impersonated = impersonate(server, &user, &parts.headers).await?;
+    if let (Some(record), Some(user)) = (&trail.record, &impersonated) {
+        record.impersonated(user);
+    }
+    let acting = Arc::new(impersonated.unwrap_or(user));
+    // Watches hold their seats until they have begun; what else lasts takes none.
+    let _seat = if long && !info.is_watch() {
+        None
+    } else {
+        match server.flow.enter(server, &acting, &info, &query, time, &mut trail.matched).await {
+            Ok(seat) => seat,
+            Err(refused) => return Ok(refused.response()),
+        }
+    };
+    authorize(server, &acting, &info, &query).await?;
+    let call = Call { parts, body: Mutex::new(Some(body)), query, info, user: acting, warnings: Vec::new() };
+    dispatch(server, call).await
+}
+
+/// A request with bad credentials, or with none where some are needed, has an event of its own.
+async fn failed_authentication(audit: &Arc<Audit>, id: &str, info: &RequestInfo, parts: &Parts) {
+    let Some(record) = audit.begin(id, None, info, parts, chrono::Utc::now()) else { return };
+    let mut tried = Vec::new();
+    let authorization = parts.headers.get(http::header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    for (scheme, name) in [("basic ", "basic"), ("bearer ", "bearer")] {
+        if authorization.is_some_and(|a| a.to_ascii_lowercase().starts_with(scheme)) {
+            tried.push(name);
+        }
+    }
+    if parts.extensions.get::<crate::authentication::PeerCertificates>().is_some() {
+        tried.push("x509");
+    }
+    let message = if tried.is_empty() {
+        "Authentication failed, no credentials provided".to_owned()
+    } else {
+        format!("Authentication failed, attempted: {}", tried.join(", "))
+    };
+    record.set_failure(401, message);
+    record.stage(Stage::ResponseStarted).await;
 }
 
 fn dispatch(server: &ApiServer, call: Call) -> BoxFuture<'_, Result<Response<Body>, ApiError>> {
@@ -198,7 +272,20 @@ async fn authorize(
     info: &RequestInfo,
     query: &Query,
 ) -> Result<(), ApiError> {
-    decide(server, &attributes(user, info, query)).await
+    let attributes = attributes(user, info, query);
+    let decision = server.config.authorizer.authorize(&attributes).await;
+    let (allowed, reason) = match decision {
+        Decision::Allow { reason } => (true, reason),
+        Decision::Deny { reason } | Decision::NoOpinion { reason } => (false, reason),
+        Decision::Failed { error, .. } => {
+            audit::annotate("authorization.k8s.io/reason", "internal error");
+            tracing::warn!(error, path = attributes.path, "an authorizer cannot be asked");
+            return Err(ApiError::internal(error));
+        }
+    };
+    audit::annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+    audit::annotate("authorization.k8s.io/reason", reason.as_str());
+    if allowed { Ok(()) } else { Err(refusal(&attributes, &reason)) }
 }
 
 pub(crate) fn attributes(user: &UserInfo, info: &RequestInfo, query: &Query) -> Attributes {

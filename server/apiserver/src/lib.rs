@@ -13,6 +13,7 @@
 //! ```
 
 pub mod admission;
+pub mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;
@@ -22,6 +23,7 @@ mod convert;
 pub mod crd;
 pub mod discovery;
 mod encode;
+pub mod flow;
 pub mod http;
 pub mod kinds;
 pub mod metrics;

@@ -68,6 +68,11 @@ impl Metrics {
         InFlight { kind }
     }
 
+    /// Requests that are not long-running and not yet answered.
+    pub(crate) fn in_flight(&self) -> i64 {
+        self.mutating.load(Ordering::Relaxed) + self.read_only.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn panicked(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,10 +1,11 @@
 //! The server as a value: configuration, shared state, and the ways in.
 
 use crate::admission::Plugin;
+use crate::audit::Audit;
 use crate::authentication::{AnonymousAccess, Authenticator, BearerTokens, Chain, UserInfo};
 use crate::authorization::Authorizer;
 use crate::cache::Cache;
-use crate::chain::AuditSink;
+use crate::flow::FlowControl;
 use crate::http::serve::{self, TlsSource};
 use crate::http::service::{ApiService, InProcessService};
 use crate::metrics::Metrics;
@@ -18,9 +19,9 @@ use kit::Shutdown;
 use std::net::IpAddr;
 use std::ops::{Deref, RangeInclusive};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 /// Client TLS towards kubelets: asked once a connection, so certificates rotate live.
 pub type KubeletTls = Arc<dyn Fn() -> Arc<rustls::ClientConfig> + Send + Sync>;
@@ -32,7 +33,16 @@ pub struct Config {
     pub authorizer: Arc<dyn Authorizer>,
     /// In upstream's order; each is asked to mutate, then to validate.
     pub admission: Vec<Arc<dyn Plugin>>,
-    pub audit: Option<Arc<dyn AuditSink>>,
+    /// What is recorded of requests, and where.
+    pub audit: Option<Arc<Audit>>,
+    /// Requests served at once, all priority levels together (upstream's `--max-requests-inflight` and
+    /// `--max-mutating-requests-inflight`).
+    pub max_requests_inflight: u32,
+    pub max_mutating_requests_inflight: u32,
+    /// How long a request that is neither a watch nor a tunnel may take.
+    pub request_timeout: Duration,
+    /// How long the server goes on as before once asked to stop, /readyz apart.
+    pub shutdown_delay: Duration,
     /// Who may ask without credentials, and for what.
     pub anonymous: AnonymousAccess,
     /// Answers `serviceaccounts/token` and publishes the issuer's keys.
@@ -69,6 +79,10 @@ impl Config {
             admission,
             audit: None,
             anonymous: AnonymousAccess::default(),
+            max_requests_inflight: 400,
+            max_mutating_requests_inflight: 200,
+            request_timeout: Duration::from_secs(60),
+            shutdown_delay: Duration::ZERO,
             tokens: None,
             bearer: None,
             published: None,
@@ -100,10 +114,12 @@ pub struct Inner {
     pub(crate) index: ArcSwap<Index>,
     pub metrics: Metrics,
     pub(crate) services: Allocators,
-    pub(crate) seats: Semaphore,
+    pub(crate) flow: FlowControl,
     pub(crate) discovery: crate::discovery::Documents,
     pub(crate) shutdown: Shutdown,
     pub(crate) started: AtomicBool,
+    /// Asked to stop: /readyz says so, before anything else changes.
+    pub(crate) stopping: AtomicBool,
     /// Definitions whose instances are being deleted.
     pub(crate) emptying: parking_lot::Mutex<std::collections::HashSet<String>>,
     pub(crate) checks: parking_lot::Mutex<Vec<(String, Check)>>,
@@ -135,10 +151,11 @@ impl ApiServer {
             index: ArcSwap::from_pointee(index),
             metrics: Metrics::default(),
             services,
-            seats: Semaphore::new(600),
+            flow: FlowControl::new(config.max_requests_inflight + config.max_mutating_requests_inflight),
             discovery: crate::discovery::Documents::default(),
             shutdown: Shutdown::new(),
             started: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             emptying: parking_lot::Mutex::default(),
             checks: parking_lot::Mutex::new(Vec::new()),
             config,
@@ -154,8 +171,19 @@ impl ApiServer {
         if let Some(published) = &self.config.published {
             crate::bootstrap::start(self, published).await.map_err(ApiError::internal)?;
         }
-        self.started.store(true, std::sync::atomic::Ordering::Release);
+        FlowControl::start(self);
+        self.started.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// The text of /metrics.
+    pub fn metrics_page(&self) -> String {
+        let mut page = self.metrics.render();
+        self.flow.render(&mut page);
+        if let Some(audit) = &self.config.audit {
+            audit.render(&mut page);
+        }
+        page
     }
 
     /// Adds a check to /readyz (and its `?verbose` list).
@@ -165,6 +193,7 @@ impl ApiServer {
 
     /// Ends watches and background work; [`serve`](Self::serve) calls it when its own signal comes.
     pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
         self.shutdown.trigger();
     }
 
@@ -179,15 +208,15 @@ impl ApiServer {
         InProcessService::new(self.clone(), user)
     }
 
-    /// Serves the secure port until `shutdown`; see [`serve::serve`].
+    /// Serves the secure port until `shutdown`, then drains; see [`serve::serve`].
     pub async fn serve(&self, listener: TcpListener, tls: TlsSource, shutdown: Shutdown) {
-        let ender = {
-            let (server, shutdown) = (self.clone(), shutdown.clone());
-            async move {
-                shutdown.wait().await;
-                server.stop();
-            }
+        let ender = async {
+            shutdown.wait().await;
+            self.stopping.store(true, Ordering::Release);
+            // Load balancers have this long to notice.
+            tokio::time::sleep(self.config.shutdown_delay).await;
+            self.stop();
         };
-        tokio::join!(serve::serve(self.clone(), listener, tls, shutdown), ender);
+        tokio::join!(serve::serve(self.clone(), listener, tls), ender);
     }
 }

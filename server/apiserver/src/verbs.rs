@@ -14,7 +14,7 @@ use crate::resolve::Resource;
 use crate::schemas::{self, Expected};
 use crate::status::ApiError;
 use crate::table::IncludeObject;
-use crate::{convert, subresources, virtuals};
+use crate::{audit, convert, subresources, virtuals};
 use bytes::Bytes;
 use http::Response;
 use parking_lot::Mutex;
@@ -207,6 +207,7 @@ async fn decode(
     let encoding = negotiate::input(&call.parts.headers, resource.protobuf)?;
     let bytes = read_body(call).await?;
     let value = schemas::decode(&Expected::of(resource), encoding, &bytes, validation, &mut call.warnings)?;
+    audit::request_object(&value);
     Ok(convert::to_storage(resource, value))
 }
 
@@ -262,6 +263,7 @@ pub(crate) async fn apply_patch(
     let options = WriteOptions::read(&call.query, "PatchOptions")?;
     let content_type = negotiate::content_type(&call.parts.headers);
     let bytes = read_body(call).await?;
+    audit::request_patch(&bytes);
     let patch = Patch::read(&content_type, &bytes, resource.custom.is_none())?;
     check_patch_options(&options, patch.is_apply())?;
     let found = Mutex::new(Vec::new());
@@ -346,6 +348,7 @@ pub(crate) async fn delete_options(call: &mut Call, protobuf: bool) -> Result<De
             value["kind"]
         )));
     }
+    audit::request_object(&value);
     value["kind"] = "DeleteOptions".into();
     DeleteOptions::read(Some(&value), &call.query)
 }

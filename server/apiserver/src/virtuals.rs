@@ -36,6 +36,7 @@ pub(crate) async fn handle(
     let expected = Expected::of(resource);
     let object = schemas::decode(&expected, encoding, &bytes, FieldValidation::Warn, &mut warnings)?;
     call.warnings.extend(warnings);
+    crate::audit::request_object(&object);
     let authorizer = &*server.config.authorizer;
     let refuse = |e: ReviewError| match e {
         ReviewError::Invalid(errors) => {

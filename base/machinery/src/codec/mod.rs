@@ -11,6 +11,7 @@ pub mod yaml;
 mod zero;
 
 pub use json::{decode, decode_value};
+pub use scalar::duration as parse_duration;
 pub use zero::zero;
 
 use serde_json::Value;

@@ -165,7 +165,7 @@ pub(super) fn moment(text: &str, micro: bool) -> Result<Moment, String> {
 }
 
 /// A Go duration in nanoseconds (`time.ParseDuration`).
-pub(super) fn duration(text: &str) -> Result<i64, String> {
+pub fn duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (negative, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),

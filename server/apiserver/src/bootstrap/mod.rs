@@ -8,10 +8,12 @@
 
 mod aggregation;
 mod defaults;
+mod flow;
 mod roles;
 mod writer;
 
 pub use aggregation::Aggregation;
+pub(crate) use flow::{ensure as ensure_flow, objects as flow_objects};
 pub use roles::Defaults;
 pub use writer::start;
 
@@ -101,9 +103,10 @@ pub async fn run(
     add(place(RBAC, "v1", "roles"), rbac.roles, role);
     add(place(RBAC, "v1", "rolebindings"), rbac.role_bindings, binding);
     add(place("scheduling.k8s.io", "v1", "priorityclasses"), defaults::priority_classes(), leave);
-    const FLOW: &str = "flowcontrol.apiserver.k8s.io";
-    add(place(FLOW, "v1", "prioritylevelconfigurations"), defaults::priority_levels(), leave);
-    add(place(FLOW, "v1", "flowschemas"), defaults::flow_schemas(), leave);
+    rest.extend(flow::wanted());
+    let mut add = |at: Place, objects: Vec<Value>, how: Reconcile| {
+        rest.extend(objects.into_iter().map(|object| (at, object, how)));
+    };
     add(place("", "v1", "configmaps"), vec![defaults::extension_authentication(published)], data);
     apply(&reader, &writer, rest, &mut report).await?;
     if report != Report::default() {

@@ -28,7 +28,7 @@ async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Checked> {
     if endpoint == "readyz" {
         let more = server.checks.lock().clone();
         out.extend(more.into_iter().map(|(name, check)| (name, check())));
-        let stopping = server.shutdown.is_triggered();
+        let stopping = server.stopping.load(Ordering::Acquire);
         out.push(("shutdown".into(), if stopping { Err("process is shutting down".into()) } else { Ok(()) }));
     }
     out

@@ -68,8 +68,12 @@ pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Bo
             return Ok(respond::bytes(
                 200,
                 "text/plain; version=0.0.4; charset=utf-8",
-                Body::full(server.metrics.render()),
+                Body::full(server.metrics_page()),
             ));
+        }
+        Some("debug") if parts.get(1) == Some(&"api_priority_and_fairness") && parts.len() == 3 => {
+            let text = crate::flow::dump(server, parts[2], &call.query).ok_or_else(ApiError::no_such_path)?;
+            return Ok(respond::text(200, text));
         }
         _ => {}
     }

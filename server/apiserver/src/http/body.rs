@@ -59,12 +59,43 @@ impl Body {
         Self(Inner::Boxed(body.map_err(Into::into).boxed_unsync()))
     }
 
+    /// The same body, keeping `guard` until it has been sent or given up.
+    #[must_use]
+    pub fn holding<G: Send + Unpin + 'static>(self, guard: G) -> Self {
+        Self(Inner::Boxed(Holding { body: self, _guard: guard }.boxed_unsync()))
+    }
+
     /// The pieces, if the whole body is already in memory.
     pub fn as_chunks(&self) -> Option<&VecDeque<Bytes>> {
         match &self.0 {
             Inner::Chunks(chunks) => Some(chunks),
             _ => None,
         }
+    }
+}
+
+struct Holding<G> {
+    body: Body,
+    _guard: G,
+}
+
+impl<G: Unpin> HttpBody for Holding<G> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here knows a kind or touches storage.
 
 pub mod body;
+pub(crate) mod deadline;
 pub mod info;
 pub mod negotiate;
 pub mod options;

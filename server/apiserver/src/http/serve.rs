@@ -24,13 +24,17 @@ pub struct PeerAddress(pub SocketAddr);
 pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long open requests may take to finish once shutdown was asked for.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long connections may take to go once no request is in flight: the last bytes of answers and watches.
+const LINGER: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
 
-/// Serves until `shutdown`, then stops accepting, ends watches and waits for requests in flight.
+/// Serves until the server is stopped; then takes no more connections, tells those there are (GOAWAY, or
+/// `Connection: close`), ends watches, and waits for every request in flight, at most the request timeout. Tunnels and
+/// followed logs are cut.
 ///
 /// Errors of one connection end that connection only.
-pub async fn serve(server: ApiServer, listener: TcpListener, tls: TlsSource, shutdown: Shutdown) {
+pub async fn serve(server: ApiServer, listener: TcpListener, tls: TlsSource) {
+    let shutdown = server.shutdown.clone();
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(32));
     builder
@@ -62,8 +66,20 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: TlsSource, shu
     }
     drop(listener);
     tracker.close();
-    if tokio::time::timeout(DRAIN, tracker.wait()).await.is_err() {
-        tracing::info!(open = tracker.len(), "closing connections that did not drain");
+    let began = tokio::time::Instant::now();
+    let mut quiet_since = began;
+    loop {
+        tokio::select! {
+            () = tracker.wait() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        if server.metrics.in_flight() > 0 {
+            quiet_since = tokio::time::Instant::now();
+        }
+        if quiet_since.elapsed() > LINGER || began.elapsed() > server.config.request_timeout {
+            tracing::info!(open = tracker.len(), "closing connections that did not drain");
+            return;
+        }
     }
 }
 

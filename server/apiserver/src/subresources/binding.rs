@@ -27,6 +27,7 @@ pub(crate) async fn create(
     let bytes = verbs::read_body(call).await?;
     let expected = Expected::builtin("", "v1", "Binding");
     let binding = schemas::decode(&expected, encoding, &bytes, options.field_validation, &mut call.warnings)?;
+    crate::audit::request_object(&binding);
     let given = meta::name(&binding);
     if !name.is_empty() && !given.is_empty() && given != name {
         return Err(ApiError::bad_request(format!(

@@ -35,6 +35,7 @@ pub(super) async fn create(
     if !matches!(eviction["kind"].as_str(), None | Some("" | "Eviction")) {
         return Err(ApiError::bad_request(format!("not an Eviction: {}", eviction["kind"])));
     }
+    crate::audit::request_object(&eviction);
     let given = meta::name(&eviction);
     if !given.is_empty() && given != name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));

@@ -98,12 +98,15 @@ pub(super) async fn handle(
     let mut warnings = std::mem::take(&mut call.warnings);
     let validation = options.field_validation;
     let wanted = if call.info.verb == "patch" {
+        crate::audit::request_patch(&bytes);
         let patch = Patch::read(&negotiate::content_type(&call.parts.headers), &bytes, true)?;
         verbs::check_patch_options(&options, patch.is_apply())?;
         Err(patch)
     } else {
         let encoding = negotiate::input(&call.parts.headers, true)?;
-        Ok(schemas::decode(&expected, encoding, &bytes, validation, &mut warnings)?)
+        let scale = schemas::decode(&expected, encoding, &bytes, validation, &mut warnings)?;
+        crate::audit::request_object(&scale);
+        Ok(scale)
     };
     let target = Target {
         resource,

@@ -31,6 +31,7 @@ pub(super) async fn create(
     let expected = Expected::builtin("authentication.k8s.io", "v1", "TokenRequest");
     let mut request =
         schemas::decode(&expected, encoding, &bytes, options.field_validation, &mut call.warnings)?;
+    crate::audit::request_object(&request);
     if let Some(shape) = expected.shape {
         schemas::default_shape(shape, &mut request);
     }

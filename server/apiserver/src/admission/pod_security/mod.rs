@@ -4,6 +4,7 @@ mod baseline;
 mod restricted;
 
 use super::{Denied, Operation, Plugin, Request};
+use crate::audit;
 use crate::reader::{Reader, text};
 use async_trait::async_trait;
 use serde_json::Value;
@@ -146,12 +147,25 @@ impl Plugin for PodSecurity {
     }
 
     async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
-        let Some(pod) = object.filter(|_| r.resource == "pods") else { return Ok(()) };
-        let Some(namespace) = self.labels(r.namespace) else { return Ok(()) };
+        let Some(object) = object else { return Ok(()) };
+        let pod = object;
+        let Some(namespace) = self.labels(r.namespace) else {
+            if r.resource == "pods" {
+                audit::annotate("pod-security.kubernetes.io/enforce-policy", "privileged:latest");
+            }
+            return Ok(());
+        };
         if r.old.is_some_and(|old| !significant(old, pod)) {
             return Ok(());
         }
+        audit::annotate_at(audit::Level::Metadata, "pod-security.kubernetes.io/audit-violations", || {
+            violations(&Policy::of(namespace.labels(), "audit"), r.resource, object)
+        });
+        if r.resource != "pods" {
+            return Ok(());
+        }
         let policy = Policy::of(namespace.labels(), "enforce");
+        audit::annotate("pod-security.kubernetes.io/enforce-policy", policy.name.as_str());
         let broken = evaluate(policy.level, pod);
         if broken.is_empty() {
             return Ok(());
@@ -179,6 +193,17 @@ impl Plugin for PodSecurity {
         } else {
             vec![format!("would violate PodSecurity {:?}: {broken}", policy.name)]
         }
+    }
+}
+
+/// What a mode that only tells would say; empty when there is nothing to tell.
+fn violations(policy: &Policy, resource: &str, object: &Value) -> String {
+    let pod = template(resource, object).filter(|_| policy.level > Level::Privileged);
+    match pod.map(|pod| evaluate(policy.level, &pod)) {
+        Some(broken) if !broken.is_empty() => {
+            format!("would violate PodSecurity {:?}: {broken}", policy.name)
+        }
+        _ => String::new(),
     }
 }
 

@@ -26,6 +26,8 @@ struct Rule {
 /// One webhook of one configuration.
 pub(super) struct Hook {
     pub name: String,
+    /// The object it stands in.
+    pub configuration: String,
     /// `Err`: it can never be called, and why.
     pub endpoint: Result<Endpoint, String>,
     pub ignore_failure: bool,
@@ -50,7 +52,7 @@ pub(super) enum Interest {
 }
 
 impl Hook {
-    fn read(value: &Value) -> Self {
+    fn read(configuration: &str, value: &Value) -> Self {
         let selector =
             |v: &Value| Selector::from_object(Some(v).filter(|v| v.is_object())).map_err(|e| e.to_string());
         let everything = |v: &Value| if v.is_object() { selector(v) } else { Ok(Selector::everything()) };
@@ -64,6 +66,7 @@ impl Hook {
         let seconds = value["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30);
         Self {
             name: text(value, "/name").into(),
+            configuration: configuration.into(),
             endpoint: endpoint(&value["clientConfig"]),
             ignore_failure: text(value, "/failurePolicy") == "Ignore",
             timeout: Duration::from_secs(seconds),
@@ -178,7 +181,7 @@ impl Configurations {
             }
             let object = parse(entry);
             let hooks: Arc<[Arc<Hook>]> =
-                items(&object, "/webhooks").iter().map(|h| Arc::new(Hook::read(h))).collect();
+                items(&object, "/webhooks").iter().map(|h| Arc::new(Hook::read(&entry.name, h))).collect();
             read.insert(entry.name.to_string(), (entry.revision, hooks.clone()));
             hooks
         };

@@ -9,6 +9,7 @@ mod transport;
 pub use transport::{Endpoint, WebhookTransport};
 
 use super::{Denied, Operation, Plugin, Request};
+use crate::audit;
 use crate::reader::{Reader, text};
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -18,7 +19,22 @@ use config::{Configurations, Hook, Interest, exempt};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
+/// Where among all hooks, and in which round, one is asked; audit annotations tell it.
+#[derive(Clone, Copy)]
+struct At {
+    round: u8,
+    index: usize,
+}
+
+impl At {
+    fn key(self, what: &str) -> String {
+        format!("{what}.webhook.admission.k8s.io/round_{}_index_{}", self.round, self.index)
+    }
+}
+
 struct Caller {
+    /// `mutating` or `validating`.
+    kind: &'static str,
     reader: Arc<dyn Reader>,
     transport: Arc<dyn WebhookTransport>,
     configurations: Configurations,
@@ -61,7 +77,7 @@ impl Caller {
     }
 
     /// Asks one hook. A failure to ask is `Ok(None)` where the hook is to be ignored then.
-    async fn ask(&self, hook: &Hook, r: &Request<'_>, object: Option<&Value>) -> Verdict {
+    async fn ask(&self, at: At, hook: &Hook, r: &Request<'_>, object: Option<&Value>) -> Verdict {
         let interest = hook.interest(&*self.reader, r, object);
         let outcome = match interest {
             Interest::No => return Ok(None),
@@ -81,12 +97,17 @@ impl Caller {
             Ok(answer) => answer,
             Err(why) if hook.ignore_failure => {
                 tracing::warn!(webhook = hook.name, error = why, "failed calling webhook, failing open");
+                let key = at.key(&format!("failed-open.{}", self.kind));
+                audit::annotate(&key, hook.name.as_str());
                 return Ok(None);
             }
             Err(why) => {
                 return Err(Denied::internal(format!("failed calling webhook {:?}: {why}", hook.name)));
             }
         };
+        for (key, value) in answer["auditAnnotations"].as_object().into_iter().flatten() {
+            audit::annotate(&format!("{}/{key}", hook.name), value.as_str().unwrap_or_default());
+        }
         if answer["allowed"] == true {
             return Ok(Some(answer));
         }
@@ -137,15 +158,26 @@ impl MutatingAdmissionWebhook {
     }
 
     /// Whether the object was changed.
-    async fn apply(&self, hook: &Hook, r: &Request<'_>, object: &mut Value) -> Result<bool, Denied> {
-        let Some(answer) = self.0.ask(hook, r, Some(object)).await? else { return Ok(false) };
-        let encoded = text(&answer, "/patch");
+    async fn apply(&self, at: At, hook: &Hook, r: &Request<'_>, object: &mut Value) -> Result<bool, Denied> {
+        let Some(answer) = self.0.ask(at, hook, r, Some(object)).await? else { return Ok(false) };
+        let changed = self.patch(at, hook, &answer, object)?;
+        audit::annotate_at(audit::Level::Metadata, &at.key("mutation"), || {
+            format!(
+                "{{\"configuration\":{:?},\"webhook\":{:?},\"mutated\":{changed}}}",
+                hook.configuration, hook.name
+            )
+        });
+        Ok(changed)
+    }
+
+    fn patch(&self, at: At, hook: &Hook, answer: &Value, object: &mut Value) -> Result<bool, Denied> {
+        let encoded = text(answer, "/patch");
         if encoded.is_empty() {
             return Ok(false);
         }
         let broken = |why: String| Denied::internal(format!("failed calling webhook {:?}: {why}", hook.name));
-        if text(&answer, "/patchType") != "JSONPatch" {
-            return Err(broken(format!("unsupported patch type {:?}", text(&answer, "/patchType"))));
+        if text(answer, "/patchType") != "JSONPatch" {
+            return Err(broken(format!("unsupported patch type {:?}", text(answer, "/patchType"))));
         }
         let patch = STANDARD.decode(encoded).map_err(|_| broken("the patch is not base64".into()))?;
         let patch: Value = serde_json::from_slice(&patch).map_err(|e| broken(format!("the patch: {e}")))?;
@@ -155,6 +187,12 @@ impl MutatingAdmissionWebhook {
         if changed == *object {
             return Ok(false);
         }
+        audit::annotate_at(audit::Level::Request, &at.key("patch"), || {
+            format!(
+                "{{\"configuration\":{:?},\"webhook\":{:?},\"patch\":{patch},\"patchType\":\"JSONPatch\"}}",
+                hook.configuration, hook.name
+            )
+        });
         *object = changed;
         Ok(true)
     }
@@ -174,7 +212,8 @@ fn caller(
     resource: &'static str,
 ) -> Caller {
     let transport = transport.unwrap_or_else(|| Arc::new(transport::Https { reader: reader.clone() }));
-    Caller { reader, transport, configurations: Configurations::new(resource) }
+    let kind = if resource.starts_with("mutating") { "mutating" } else { "validating" };
+    Caller { kind, reader, transport, configurations: Configurations::new(resource) }
 }
 
 #[async_trait]
@@ -191,13 +230,14 @@ impl Plugin for MutatingAdmissionWebhook {
         let hooks = self.0.configurations.hooks(&*self.0.reader);
         let mut last_change = None;
         for (at, hook) in hooks.iter().enumerate() {
-            if self.apply(hook, r, object).await? {
+            if self.apply(At { round: 0, index: at }, hook, r, object).await? {
                 last_change = Some(at);
             }
         }
         // Those that ran before the last change and want to see it.
-        for hook in hooks.iter().take(last_change.unwrap_or(0)).filter(|h| h.reinvoke) {
-            self.apply(hook, r, object).await?;
+        let earlier = hooks.iter().enumerate().take(last_change.unwrap_or(0));
+        for (index, hook) in earlier.filter(|(_, h)| h.reinvoke) {
+            self.apply(At { round: 1, index }, hook, r, object).await?;
         }
         Ok(())
     }
@@ -205,8 +245,8 @@ impl Plugin for MutatingAdmissionWebhook {
     /// Deletes have nothing to mutate, but mutating hooks may refuse them.
     async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
         if object.is_none() && r.operation == Operation::Delete {
-            for hook in self.0.configurations.hooks(&*self.0.reader) {
-                self.0.ask(&hook, r, None).await?;
+            for (index, hook) in self.0.configurations.hooks(&*self.0.reader).iter().enumerate() {
+                self.0.ask(At { round: 0, index }, hook, r, None).await?;
             }
         }
         Ok(())
@@ -228,7 +268,9 @@ impl Plugin for ValidatingAdmissionWebhook {
         if hooks.is_empty() {
             return Ok(());
         }
-        let verdicts = futures::future::join_all(hooks.iter().map(|hook| self.0.ask(hook, r, object))).await;
+        let hooks = hooks.iter().enumerate();
+        let ask = hooks.map(|(index, hook)| self.0.ask(At { round: 0, index }, hook, r, object));
+        let verdicts = futures::future::join_all(ask).await;
         verdicts.into_iter().try_for_each(|verdict| verdict.map(drop))
     }
 }
