@@ -13,6 +13,7 @@
 //! ```
 
 pub mod admission;
+pub mod aggregation;
 pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;

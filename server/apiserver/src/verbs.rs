@@ -14,7 +14,7 @@ use crate::resolve::Resource;
 use crate::schemas::{self, Expected};
 use crate::status::ApiError;
 use crate::table::IncludeObject;
-use crate::{convert, subresources, virtuals};
+use crate::{aggregation, convert, subresources, virtuals};
 use bytes::Bytes;
 use http::Response;
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     let info = &call.info;
     let index = server.index.load();
     let Some(resource) = index.find(&info.group, &info.version, &info.resource).cloned() else {
+        if let Some(extension) = index.extension(&info.group, &info.version).cloned() {
+            return aggregation::proxy::forward(server, &mut call, &extension).await;
+        }
         let served = index.version(&info.group, &info.version).is_some();
         return Err(if served { ApiError::no_such_path() } else { ApiError::page_not_found() });
     };

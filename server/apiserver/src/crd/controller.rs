@@ -6,7 +6,7 @@ use crate::cache::{Filter, GroupResource};
 use crate::http::options::{DeleteOptions, WriteOptions};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, meta};
-use crate::resolve::{Index, Resource};
+use crate::resolve::Resource;
 use crate::status::ApiError;
 use crate::system;
 use serde_json::{Value, json};
@@ -61,8 +61,6 @@ async fn sync(server: &ApiServer, compiled: &mut Compiled) {
         }
     }
     // Established in our own view is enough to serve; the status that says so may still be on its way.
-    let mut index = Index::builtin(&server.config.cache, server.config.all_versions);
-    index.generation = server.index.load().generation + 1;
     let mut custom: Vec<Arc<Resource>> = Vec::new();
     let mut kept = Compiled::default();
     let mut emptying = Vec::new();
@@ -81,17 +79,7 @@ async fn sync(server: &ApiServer, compiled: &mut Compiled) {
         kept.insert(key, resources);
     }
     *compiled = kept;
-    custom.sort_by(|a, b| {
-        (&a.group, definition::rank(&a.version), &a.plural).cmp(&(
-            &b.group,
-            definition::rank(&b.version),
-            &b.plural,
-        ))
-    });
-    for resource in custom {
-        index.add(resource);
-    }
-    server.index.store(Arc::new(index));
+    server.reindex(|parts| parts.custom = custom);
     for one in emptying {
         empty(server, &one);
     }

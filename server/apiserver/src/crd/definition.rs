@@ -1,6 +1,7 @@
 //! One served version of one definition.
 
 use super::jsonpath::JsonPath;
+use crate::aggregation::priorities;
 use crate::cache::{Cache, GroupResource};
 use crate::kinds::Strategy;
 use crate::registry::meta;
@@ -176,30 +177,6 @@ fn compiled(version: &Value) -> Option<(SchemaRef, TypeId)> {
     }
 }
 
-/// Rank of a version in discovery: stable, then beta, then alpha, newer first; other names last.
-pub(super) fn rank(version: &str) -> (u8, std::cmp::Reverse<u32>, std::cmp::Reverse<u32>, String) {
-    use std::cmp::Reverse;
-    let parse = || {
-        let rest = version.strip_prefix('v')?;
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let major: u32 = rest[..digits].parse().ok()?;
-        let tail = &rest[digits..];
-        if tail.is_empty() {
-            return Some((0, major, 0));
-        }
-        let (rank, number) = match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
-            (Some(n), _) => (1, n),
-            (_, Some(n)) => (2, n),
-            _ => return None,
-        };
-        Some((rank, major, number.parse().ok()?))
-    };
-    match parse() {
-        Some((stage, major, minor)) => (stage, Reverse(major), Reverse(minor), String::new()),
-        None => (3, Reverse(0), Reverse(0), version.to_owned()),
-    }
-}
-
 /// The resources a definition serves, in discovery order.
 pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
     let spec = &definition["spec"];
@@ -213,7 +190,7 @@ pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
     let plural = text(names, "plural");
     let stored = GroupResource::new(group, plural);
     let mut versions: Vec<&Value> = list(&spec["versions"]).iter().collect();
-    versions.sort_by_key(|v| rank(text(v, "name")));
+    versions.sort_by_key(|v| priorities::rank(text(v, "name")));
     let Some(storage) = versions.iter().find(|v| v["storage"] == Value::Bool(true)) else {
         return Vec::new();
     };
@@ -313,13 +290,6 @@ fn columns(version: &Value) -> Vec<Column> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_ranked() {
-        let mut all = vec!["v1alpha1", "foo", "v1", "v2beta1", "v10", "v1beta2", "v2"];
-        all.sort_by_key(|v| rank(v));
-        assert_eq!(all, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
-    }
 
     #[test]
     fn status_and_the_rest_are_apart() {
