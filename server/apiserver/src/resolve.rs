@@ -180,9 +180,7 @@ impl Index {
         };
         for group in &mut self.groups {
             let Group { name, versions } = group;
-            versions.sort_by_cached_key(|v| {
-                (std::cmp::Reverse(of(name, v).1), priorities::rank(&v.name))
-            });
+            versions.sort_by_cached_key(|v| (std::cmp::Reverse(of(name, v).1), priorities::rank(&v.name)));
         }
         self.groups.sort_by_cached_key(|g| {
             let highest = g.versions.iter().map(|v| of(&g.name, v).0).max().unwrap_or(0);

@@ -144,7 +144,11 @@ mod tests {
         assert_eq!(only(&[own.clone()], &[local(true)], &Memory::default()), None);
         assert_eq!(only(&[own], &[], &Memory::default()), None);
         let stale = local(false).object();
-        assert_eq!(only(std::slice::from_ref(&stale), &[], &Memory::default()), None, "not there at the start");
+        assert_eq!(
+            only(std::slice::from_ref(&stale), &[], &Memory::default()),
+            None,
+            "not there at the start"
+        );
         let memory = Memory { at_start: ["v1.a.b".to_owned()].into(), ..Memory::default() };
         assert_eq!(only(&[stale], &[], &memory), Some(Action::Delete("v1.a.b".into())));
     }

@@ -20,11 +20,7 @@ impl Verdict {
 
     /// Of group versions this server answers for itself.
     pub fn local() -> Self {
-        Self {
-            status: "True",
-            reason: "Local",
-            message: "Local APIServices are always available".to_owned(),
-        }
+        Self { status: "True", reason: "Local", message: "Local APIServices are always available".to_owned() }
     }
 
     pub fn passed() -> Self {

@@ -39,9 +39,11 @@ pub(crate) fn start(server: &ApiServer) {
     let check = done.clone();
     server.add_ready_check(
         "autoregister-completion",
-        Arc::new(move || {
-            if check.load(Ordering::Acquire) { Ok(()) } else { Err("missing APIService".into()) }
-        }),
+        Arc::new(
+            move || {
+                if check.load(Ordering::Acquire) { Ok(()) } else { Err("missing APIService".into()) }
+            },
+        ),
     );
     tokio::spawn(run(server.clone(), done));
 }
@@ -57,9 +59,8 @@ async fn run(server: ApiServer, done: Arc<AtomicBool>) {
         if settled {
             done.store(true, Ordering::Release);
         }
-        let retry = async {
-            if settled { std::future::pending().await } else { tokio::time::sleep(RETRY).await }
-        };
+        let retry =
+            async { if settled { std::future::pending().await } else { tokio::time::sleep(RETRY).await } };
         tokio::select! {
             () = server.shutdown.wait() => return,
             () = retry => {}
@@ -84,11 +85,8 @@ fn locals(server: &ApiServer) -> Vec<Local> {
         }
         let known = |l: &Local| l.group == resource.group && l.version == resource.version;
         if !out.iter().any(known) {
-            let priority = if always {
-                priorities::CUSTOM
-            } else {
-                priorities::of(&resource.group, &resource.version)
-            };
+            let priority =
+                if always { priorities::CUSTOM } else { priorities::of(&resource.group, &resource.version) };
             let (group, version) = (resource.group.clone(), resource.version.clone());
             out.push(Local { group, version, priority, always });
         }

@@ -79,7 +79,8 @@ async fn get(
 
 async fn whole(body: Incoming) -> Result<Bytes, String> {
     let reading = Limited::new(body, MOST).collect();
-    let read = tokio::time::timeout(PATIENCE, reading).await.map_err(|_| "the document did not end".to_owned())?;
+    let read =
+        tokio::time::timeout(PATIENCE, reading).await.map_err(|_| "the document did not end".to_owned())?;
     Ok(read.map_err(|e| e.to_string())?.to_bytes())
 }
 
@@ -233,7 +234,10 @@ mod tests {
         let resources = entry["resources"].as_array().unwrap();
         assert_eq!(resources.len(), 2);
         assert_eq!(resources[0]["subresources"][0]["subresource"], "status");
-        assert_eq!((&resources[0]["scope"], &resources[0]["singularResource"]), (&json!("Namespaced"), &json!("foo")));
+        assert_eq!(
+            (&resources[0]["scope"], &resources[0]["singularResource"]),
+            (&json!("Namespaced"), &json!("foo"))
+        );
         assert_eq!(resources[1]["verbs"], json!([]), "known by its subresource only");
         assert_eq!(resources[1]["subresources"][0]["responseKind"]["group"], "autoscaling");
     }

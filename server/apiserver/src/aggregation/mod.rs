@@ -20,10 +20,9 @@ pub mod priorities;
 pub(crate) mod proxy;
 mod transport;
 
-pub(crate) use backend::Service;
 pub(crate) use controller::start;
 pub use extension::Extension;
-pub(crate) use transport::{client_tls, request_bytes};
+pub(crate) use transport::request_bytes;
 
 pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 pub(crate) const PLURAL: &str = "apiservices";

@@ -78,7 +78,6 @@ pub fn rank(version: &str) -> (u8, std::cmp::Reverse<u32>, std::cmp::Reverse<u32
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

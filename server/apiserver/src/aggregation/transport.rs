@@ -36,7 +36,9 @@ pub(crate) fn client_tls(
         if !ca_bundle.is_empty() {
             let authorities = pem::certificates(ca_bundle).map_err(|e| e.to_string())?;
             if authorities.is_empty() {
-                return Err("unable to load root certificates: no valid certificate authority data seen".into());
+                return Err(
+                    "unable to load root certificates: no valid certificate authority data seen".into()
+                );
             }
             for authority in authorities {
                 roots.add(authority).map_err(|e| e.to_string())?;

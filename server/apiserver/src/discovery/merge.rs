@@ -13,7 +13,9 @@ const GVK: &str = "x-kubernetes-group-version-kind";
 /// definition that means something else gets a name of its own.
 pub(super) fn extensions(index: &Index, document: &mut Value) {
     let mut all: Vec<_> = index.extensions().collect();
-    all.sort_by(|a, b| (b.group_priority, b.version_priority, &a.name).cmp(&(a.group_priority, a.version_priority, &b.name)));
+    all.sort_by(|a, b| {
+        (b.group_priority, b.version_priority, &a.name).cmp(&(a.group_priority, a.version_priority, &b.name))
+    });
     // Group versions of one server share its document.
     let mut seen = BTreeSet::new();
     for extension in all {
@@ -49,7 +51,8 @@ fn merge(ours: &mut Value, mut theirs: Value) {
                 renamed.insert(name.clone(), free.next().unwrap_or_default());
             }
         }
-        let rename = |value: &mut Value| each_reference(value, prefix, &mut |name| renamed.get(name).cloned());
+        let rename =
+            |value: &mut Value| each_reference(value, prefix, &mut |name| renamed.get(name).cloned());
         paths.values_mut().for_each(rename);
         if !ours[section].is_object() {
             ours[section] = Value::Object(Map::new());
