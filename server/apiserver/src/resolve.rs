@@ -55,11 +55,10 @@ impl Resource {
         join(&self.storage.0, &self.storage.1)
     }
 
-    /// The request's version is the stored one, so stored bytes are the answer.
+    /// The version the registry works in is the request's. Built-in kinds are also stored in it; for custom ones
+    /// see `crd::versions`.
     pub fn is_storage_version(&self) -> bool {
-        self.storage.0 == self.group
-            && self.storage.1 == self.version
-            && self.custom.as_ref().is_none_or(|c| !c.mixed)
+        self.storage.0 == self.group && self.storage.1 == self.version
     }
 
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
@@ -226,7 +225,11 @@ impl Index {
     /// The stored resource of a group, in its storage version if that is served.
     pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
         let of_group = || self.iter().filter(move |r| r.group == group && r.plural == plural);
-        of_group().find(|r| r.is_storage_version()).or_else(|| of_group().next())
+        let stored = |r: &&Arc<Resource>| match &r.custom {
+            Some(custom) => custom.versions.storage() == r.version,
+            None => r.is_storage_version(),
+        };
+        of_group().find(stored).or_else(|| of_group().next())
     }
 }
 

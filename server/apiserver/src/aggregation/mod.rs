@@ -20,9 +20,11 @@ pub mod priorities;
 pub(crate) mod proxy;
 mod transport;
 
+pub(crate) use backend::{Address, Service};
 pub(crate) use controller::start;
 pub use extension::Extension;
-pub(crate) use transport::request_bytes;
+pub(crate) use proxy::target;
+pub(crate) use transport::{Pool, cause, client_tls, pool, request_bytes};
 
 pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 pub(crate) const PLURAL: &str = "apiservices";

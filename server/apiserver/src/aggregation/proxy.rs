@@ -69,7 +69,7 @@ pub(crate) async fn forward(
     }
 }
 
-pub(super) fn target(address: &Address, path: PathAndQuery) -> Result<Uri, http::Error> {
+pub(crate) fn target(address: &Address, path: PathAndQuery) -> Result<Uri, http::Error> {
     Uri::builder()
         .scheme(Scheme::HTTPS)
         .authority(Authority::try_from(address.to_string())?)

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) type Pool = Client<HttpsConnector<HttpConnector>, RequestBody>;
+pub(crate) type Pool = Client<HttpsConnector<HttpConnector>, RequestBody>;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(90);
@@ -53,7 +53,7 @@ pub(crate) fn client_tls(
 }
 
 /// A pool whose connections all go to servers of one name, over HTTP/2 where they speak it.
-pub(super) fn pool(tls: ClientConfig, server_name: &str) -> Result<Pool, String> {
+pub(crate) fn pool(tls: ClientConfig, server_name: &str) -> Result<Pool, String> {
     let name = ServerName::try_from(server_name.to_owned()).map_err(|e| e.to_string())?;
     let mut http = HttpConnector::new();
     http.enforce_http(false);
@@ -78,7 +78,7 @@ pub(crate) fn request_bytes(bytes: Bytes) -> RequestBody {
 }
 
 /// The cause at the end of an error's chain, which is what upstream's messages show.
-pub(super) fn cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     let mut at = error;
     while let Some(inner) = at.source() {
         at = inner;
