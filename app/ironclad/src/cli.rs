@@ -92,6 +92,7 @@ pub struct ControlPlane {
 
     #[command(flatten)]
     pub identity: crate::identity::Flags,
+    #[command(flatten)]
     pub api: crate::api_flags::ApiFlags,
 }
 

@@ -85,10 +85,17 @@ pub async fn start(
     let kubelet_tls = kubelet_tls(&pki, &kubelet_client)?;
     config.kubelet = Some(Arc::new(move || kubelet_tls.clone()));
     flags.api.apply(&mut config)?;
+    let front_proxy = LeafSpec::client("front-proxy-client", &[]);
+    let proxy_leaf = pki.leaf_of(&pki.front_proxy_ca, "front-proxy-client", &front_proxy)?;
+    let proxy_slot = RotatingCertificate::new(&proxy_leaf)?;
+    config.front_proxy = Some(proxy_slot.clone());
     let server = ApiServer::new(config)?;
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
 
     tasks.spawn(pki.clone().keep_fresh("apiserver".into(), server_leaf, slot, stop.clone()));
+    let authority = pki.front_proxy_ca.clone();
+    let name = "front-proxy-client".into();
+    tasks.spawn(pki.clone().keep_fresh_of(authority, name, front_proxy, proxy_slot, stop.clone()));
     let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
     let serving = server.clone();
     let until = stop.clone();

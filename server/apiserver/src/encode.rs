@@ -5,6 +5,7 @@
 
 use crate::cache::Entry;
 use crate::convert;
+use crate::crd;
 use crate::http::{Body, Encoding, Negotiated, Transform, negotiate, respond};
 use crate::registry::list::Page;
 use crate::resolve::Resource;
@@ -66,7 +67,7 @@ pub fn entry(
         let bytes = envelope(resource, &message(resource, entry)?);
         return Ok(respond::bytes(200, negotiate::PROTOBUF, Body::full(bytes)));
     }
-    object(resource, accept, include, 200, &entry.json)
+    object(resource, accept, include, 200, &crd::view(resource, entry)?)
 }
 
 /// One stored object.
@@ -176,7 +177,7 @@ pub fn list(
             if i > 0 {
                 chunks.push(Bytes::from_static(b","));
             }
-            chunks.push(entry.json.clone());
+            chunks.push(crd::view(resource, entry)?);
         }
         chunks.push(Bytes::from_static(b"]}\n"));
         return Ok(respond::bytes(200, negotiate::JSON, Body::chunks(chunks)));
@@ -193,7 +194,7 @@ pub fn list(
     }
     let mut items = Vec::with_capacity(page.items.len());
     for entry in &page.items {
-        items.push(convert::from_storage(resource, parse(&entry.json)?));
+        items.push(convert::from_storage(resource, parse(&crd::view(resource, entry)?)?));
     }
     let (value, shape) = transform(resource, accept, include, false, items, Some(meta))?;
     respond::object(accept, 200, &value, shape)

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod admission;
+pub mod aggregation;
 pub mod audit;
 pub mod authentication;
 pub mod authorization;

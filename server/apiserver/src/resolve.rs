@@ -1,5 +1,6 @@
 //! Which resource a request means: built-in rows and custom resources behind one type.
 
+use crate::aggregation::Extension;
 use crate::cache::{Cache, GroupResource, ResourceCache, storage_key};
 use crate::kinds::Strategy;
 use crate::resources::{self, Builtin};
@@ -54,11 +55,10 @@ impl Resource {
         join(&self.storage.0, &self.storage.1)
     }
 
-    /// The request's version is the stored one, so stored bytes are the answer.
+    /// The version the registry works in is the request's. Built-in kinds are also stored in it; for custom ones
+    /// see `crd::versions`.
     pub fn is_storage_version(&self) -> bool {
-        self.storage.0 == self.group
-            && self.storage.1 == self.version
-            && self.custom.as_ref().is_none_or(|c| !c.mixed)
+        self.storage.0 == self.group && self.storage.1 == self.version
     }
 
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
@@ -91,6 +91,8 @@ pub struct Index {
     /// Groups in discovery order, each with its versions in order.
     pub groups: Vec<Group>,
     by_path: HashMap<String, Arc<Resource>>,
+    /// Group versions another server answers for.
+    extensions: HashMap<String, Arc<Extension>>,
     /// Grows with every replacement; caches of derived documents compare it.
     pub generation: u64,
 }
@@ -103,40 +105,99 @@ pub struct Group {
 pub struct Version {
     pub name: String,
     pub resources: Vec<Arc<Resource>>,
+    /// Who answers for it, where that is not this server.
+    pub extension: Option<Arc<Extension>>,
 }
 
-impl Index {
+/// What the index is made of. Whoever changes a part has the whole built anew.
+#[derive(Default)]
+pub struct Parts {
+    pub builtin: Vec<Arc<Resource>>,
+    pub custom: Vec<Arc<Resource>>,
+    pub extensions: Vec<Arc<Extension>>,
+}
+
+impl Parts {
     /// The built-in resources; `all_versions` adds alpha and beta ones.
     pub fn builtin(cache: &Cache, all_versions: bool) -> Self {
-        let mut index = Self::default();
-        for row in resources::all() {
-            if all_versions || row.on_by_default() {
-                index.add(Arc::new(from_row(cache, row)));
-            }
+        let rows = resources::all().iter().filter(|row| all_versions || row.on_by_default());
+        Self { builtin: rows.map(|row| Arc::new(from_row(cache, row))).collect(), ..Self::default() }
+    }
+
+    pub fn index(&self, generation: u64) -> Index {
+        let mut index = Index { generation, ..Index::default() };
+        for resource in self.builtin.iter().chain(&self.custom) {
+            index.add(resource.clone());
+        }
+        for extension in &self.extensions {
+            index.delegate(extension.clone());
+        }
+        if !(self.custom.is_empty() && self.extensions.is_empty()) {
+            index.sort();
         }
         index
     }
+}
 
+impl Index {
     /// Adds one resource at the end of its group and version, creating both as needed.
     pub fn add(&mut self, resource: Arc<Resource>) {
-        let group = match self.groups.iter().position(|g| g.name == resource.group) {
-            Some(at) => &mut self.groups[at],
-            None => {
-                self.groups.push(Group { name: resource.group.clone(), versions: Vec::new() });
-                let last = self.groups.len() - 1;
-                &mut self.groups[last]
-            }
-        };
-        let version = match group.versions.iter().position(|v| v.name == resource.version) {
-            Some(at) => &mut group.versions[at],
-            None => {
-                group.versions.push(Version { name: resource.version.clone(), resources: Vec::new() });
-                let last = group.versions.len() - 1;
-                &mut group.versions[last]
-            }
-        };
-        version.resources.push(resource.clone());
+        self.version_mut(&resource.group, &resource.version).resources.push(resource.clone());
         self.by_path.insert(path_key(&resource.group, &resource.version, &resource.plural), resource);
+    }
+
+    /// Hands a whole group version to another server. What this one served there is no longer reached.
+    pub fn delegate(&mut self, extension: Arc<Extension>) {
+        let version = self.version_mut(&extension.group, &extension.version);
+        let hidden = std::mem::take(&mut version.resources);
+        version.extension = Some(extension.clone());
+        for resource in hidden {
+            self.by_path.remove(&path_key(&resource.group, &resource.version, &resource.plural));
+        }
+        self.extensions.insert(path_key(&extension.group, &extension.version, ""), extension);
+    }
+
+    fn version_mut(&mut self, group: &str, version: &str) -> &mut Version {
+        let at = self.groups.iter().position(|g| g.name == group).unwrap_or_else(|| {
+            self.groups.push(Group { name: group.to_owned(), versions: Vec::new() });
+            self.groups.len() - 1
+        });
+        let versions = &mut self.groups[at].versions;
+        let at = versions.iter().position(|v| v.name == version).unwrap_or_else(|| {
+            versions.push(Version { name: version.to_owned(), resources: Vec::new(), extension: None });
+            versions.len() - 1
+        });
+        &mut versions[at]
+    }
+
+    /// Upstream's order: groups by their highest priority, then by name; versions by priority, then by age.
+    fn sort(&mut self) {
+        use crate::aggregation::priorities;
+        let of = |group: &str, version: &Version| match &version.extension {
+            Some(extension) => (extension.group_priority, extension.version_priority),
+            None => priorities::of(group, &version.name),
+        };
+        for group in &mut self.groups {
+            let Group { name, versions } = group;
+            versions.sort_by_cached_key(|v| (std::cmp::Reverse(of(name, v).1), priorities::rank(&v.name)));
+        }
+        self.groups.sort_by_cached_key(|g| {
+            let highest = g.versions.iter().map(|v| of(&g.name, v).0).max().unwrap_or(0);
+            (std::cmp::Reverse(highest), g.name.clone())
+        });
+    }
+
+    /// The server behind a group version, where that is another one.
+    pub fn extension(&self, group: &str, version: &str) -> Option<&Arc<Extension>> {
+        if self.extensions.is_empty() {
+            return None;
+        }
+        self.extensions.get(&path_key(group, version, ""))
+    }
+
+    /// All of them, one a group version.
+    pub fn extensions(&self) -> impl Iterator<Item = &Arc<Extension>> {
+        self.extensions.values()
     }
 
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
@@ -164,7 +225,11 @@ impl Index {
     /// The stored resource of a group, in its storage version if that is served.
     pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
         let of_group = || self.iter().filter(move |r| r.group == group && r.plural == plural);
-        of_group().find(|r| r.is_storage_version()).or_else(|| of_group().next())
+        let stored = |r: &&Arc<Resource>| match &r.custom {
+            Some(custom) => custom.versions.storage() == r.version,
+            None => r.is_storage_version(),
+        };
+        of_group().find(stored).or_else(|| of_group().next())
     }
 }
 

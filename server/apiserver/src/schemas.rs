@@ -269,9 +269,6 @@ fn stored_shape(resource: &Resource) -> Option<(&Schema, TypeId)> {
     if resource.is_storage_version() {
         return resource.shape();
     }
-    if let Some(custom) = &resource.custom {
-        return custom.storage_shape();
-    }
     kind_shape(&resource.storage.0, &resource.storage.1, &resource.kind)
 }
 

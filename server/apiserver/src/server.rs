@@ -9,7 +9,7 @@ use crate::flow::FlowControl;
 use crate::http::serve::{self, TlsSource};
 use crate::http::service::{ApiService, InProcessService};
 use crate::metrics::Metrics;
-use crate::resolve::Index;
+use crate::resolve::{Index, Parts};
 use crate::services::{Allocators, Cidr};
 use crate::status::ApiError;
 use crate::storage::Storage;
@@ -55,6 +55,8 @@ pub struct Config {
     pub tracking: parking_lot::Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<(String, String)>>>,
     /// Without it, logs, exec and proxies to nodes answer 503.
     pub kubelet: Option<KubeletTls>,
+    /// The certificate this server shows to extension servers when it speaks for a user.
+    pub front_proxy: Option<Arc<kit::pki::RotatingCertificate>>,
     /// Serve alpha and beta versions too (`--runtime-config=api/all=true`).
     pub all_versions: bool,
     pub service_cidr: Cidr,
@@ -88,6 +90,7 @@ impl Config {
             published: None,
             tracking: parking_lot::Mutex::default(),
             kubelet: None,
+            front_proxy: None,
             all_versions: false,
             service_cidr: Cidr::default(),
             node_ports: 30000..=32767,
@@ -112,6 +115,10 @@ pub struct Inner {
     pub storage: Storage,
     pub(crate) authentication: Chain,
     pub(crate) index: ArcSwap<Index>,
+    /// What the index was built from.
+    pub(crate) parts: parking_lot::Mutex<Parts>,
+    /// Told whenever the index was replaced.
+    pub(crate) reindexed: tokio::sync::Notify,
     pub metrics: Metrics,
     pub(crate) services: Allocators,
     pub(crate) flow: FlowControl,
@@ -139,7 +146,7 @@ impl ApiServer {
     /// Builds the server over a loaded cache. Nothing runs yet; requests can be answered at once, but /readyz
     /// says no until [`start`](Self::start) is done.
     pub fn new(config: Config) -> Result<Self, BuildError> {
-        let index = Index::builtin(&config.cache, config.all_versions);
+        let parts = Parts::builtin(&config.cache, config.all_versions);
         let services =
             Allocators::new(config.service_cidr, config.node_ports.clone()).map_err(BuildError::Services)?;
         services.rebuild(&config.cache);
@@ -148,7 +155,9 @@ impl ApiServer {
         Ok(Self(Arc::new(Inner {
             authentication,
             storage: Storage::new(config.cache.clone()),
-            index: ArcSwap::from_pointee(index),
+            index: ArcSwap::from_pointee(parts.index(0)),
+            parts: parking_lot::Mutex::new(parts),
+            reindexed: tokio::sync::Notify::new(),
             metrics: Metrics::default(),
             services,
             flow: FlowControl::new(config.max_requests_inflight + config.max_mutating_requests_inflight),
@@ -166,6 +175,7 @@ impl ApiServer {
     /// and begins to follow CustomResourceDefinitions. Idempotent; returns once the server is ready.
     pub async fn start(&self) -> Result<(), ApiError> {
         crate::crd::start(self).await?;
+        crate::aggregation::start(self);
         crate::system::bootstrap(self).await?;
         crate::system::keep(self);
         if let Some(published) = &self.config.published {
@@ -184,6 +194,21 @@ impl ApiServer {
             audit.render(&mut page);
         }
         page
+    }
+
+    /// Changes what the index is made of, and replaces it.
+    pub(crate) fn reindex(&self, change: impl FnOnce(&mut Parts)) {
+        let mut parts = self.parts.lock();
+        change(&mut parts);
+        let generation = self.index.load().generation + 1;
+        self.index.store(Arc::new(parts.index(generation)));
+        drop(parts);
+        self.reindexed.notify_one();
+    }
+
+    /// Where this server can be reached by itself.
+    pub(crate) fn own_address(&self) -> Option<std::net::SocketAddr> {
+        self.config.advertise.map(Into::into)
     }
 
     /// Adds a check to /readyz (and its `?verbose` list).

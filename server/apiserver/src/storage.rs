@@ -41,19 +41,6 @@ impl Storage {
         Ok(resource.cache.get(namespace, name))
     }
 
-    /// One object as a writer needs it: parsed, with the revision to expect.
-    pub async fn current(
-        &self,
-        resource: &Resource,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<(Value, u64)>, ApiError> {
-        match self.get(resource, namespace, name).await? {
-            None => Ok(None),
-            Some(entry) => Ok(Some((entry.object().map_err(ApiError::internal)?, entry.revision))),
-        }
-    }
-
     /// Durable when it returns; the revision written.
     pub async fn put(
         &self,

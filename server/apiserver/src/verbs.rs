@@ -14,7 +14,7 @@ use crate::resolve::Resource;
 use crate::schemas::{self, Expected};
 use crate::status::ApiError;
 use crate::table::IncludeObject;
-use crate::{audit, convert, subresources, virtuals};
+use crate::{aggregation, audit, convert, crd, subresources, virtuals};
 use bytes::Bytes;
 use http::Response;
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     let info = &call.info;
     let index = server.index.load();
     let Some(resource) = index.find(&info.group, &info.version, &info.resource).cloned() else {
+        if let Some(extension) = index.extension(&info.group, &info.version).cloned() {
+            return aggregation::proxy::forward(server, &mut call, &extension).await;
+        }
         let served = index.version(&info.group, &info.version).is_some();
         return Err(if served { ApiError::no_such_path() } else { ApiError::page_not_found() });
     };
@@ -37,6 +40,10 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     if !namespaced && !info.namespace.is_empty() && resource.plural != "namespaces" {
         return Err(ApiError::no_such_path());
     }
+    if let Some(warning) = resource.custom.as_ref().and_then(|c| c.warning.clone()) {
+        call.warnings.push(warning);
+    }
+    let info = &call.info;
     // A namespace is addressed within itself but lives in no namespace.
     let namespace = if namespaced { info.namespace.clone() } else { String::new() };
     let response = if !info.subresource.is_empty() {
@@ -149,6 +156,7 @@ pub(crate) async fn get(
         }
     };
     let entry = entry.ok_or_else(|| ApiError::not_found(&resource.group, &resource.plural, name))?;
+    crd::prepare(server, resource, [&entry]).await?;
     encode::entry(resource, accept, include(call)?, &entry)
 }
 
@@ -162,6 +170,7 @@ async fn list(
     let include = include(call)?;
     let options = ListOptions::read(&call.query, false)?;
     let page = server.list(resource, namespace, &options).await?;
+    crd::prepare(server, resource, &page.items).await?;
     encode::list(resource, accept, include, &page)
 }
 
@@ -400,5 +409,6 @@ async fn delete_collection(
             Err(e) => return Err(e),
         }
     }
+    crd::prepare(server, resource, &page.items).await?;
     encode::list(resource, accept, include(call)?, &page)
 }

@@ -257,6 +257,19 @@ impl Pki {
         slot: Arc<RotatingCertificate>,
         shutdown: Shutdown,
     ) {
+        let authority = self.ca.clone();
+        self.keep_fresh_of(authority, name, spec, slot, shutdown).await;
+    }
+
+    /// [`keep_fresh`](Self::keep_fresh) for any authority.
+    pub async fn keep_fresh_of(
+        self,
+        authority: Authority,
+        name: String,
+        spec: LeafSpec,
+        slot: Arc<RotatingCertificate>,
+        shutdown: Shutdown,
+    ) {
         // Sleeping stops while a machine is suspended; waking daily bounds how late that can make a renewal.
         const DAY: Duration = Duration::from_secs(24 * 3600);
         loop {
@@ -265,7 +278,7 @@ impl Pki {
                 () = shutdown.wait() => return,
                 () = tokio::time::sleep(wait) => {}
             }
-            let renewed = self.leaf(&name, &spec).and_then(|leaf| slot.replace(&leaf));
+            let renewed = self.leaf_of(&authority, &name, &spec).and_then(|leaf| slot.replace(&leaf));
             if let Err(error) = renewed {
                 tracing::warn!(certificate = name, error = %error, "a certificate could not be renewed");
             }

@@ -42,6 +42,9 @@ pub struct Entry {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Metadata {
+    /// The version the object is stored in.
+    #[serde(skip)]
+    pub api_version: String,
     pub uid: String,
     #[serde(deserialize_with = "null_is_default")]
     pub labels: BTreeMap<String, String>,
@@ -138,11 +141,14 @@ impl Entry {
     pub fn metadata(&self) -> &Metadata {
         self.metadata.get_or_init(|| {
             #[derive(Deserialize)]
+            #[serde(rename_all = "camelCase")]
             struct Object {
+                #[serde(default)]
+                api_version: String,
                 metadata: Metadata,
             }
             match serde_json::from_slice::<Object>(&self.json) {
-                Ok(object) => Box::new(object.metadata),
+                Ok(Object { api_version, metadata }) => Box::new(Metadata { api_version, ..metadata }),
                 Err(error) => {
                     warn!(resource = %self.info.resource, namespace = %self.namespace, name = %self.name, %error, "unreadable metadata");
                     Box::default()
@@ -170,23 +176,35 @@ impl Entry {
     /// Another encoding of this object (protobuf, a Table row, another API version), made once and kept. The
     /// caller numbers the encodings; two racing makers may both run, one result is kept.
     pub fn encoded<E>(&self, slot: u32, make: impl FnOnce(&Self) -> Result<Bytes, E>) -> Result<Bytes, E> {
-        let find = |slots: &Option<Box<Vec<(u32, Bytes)>>>| {
-            slots
-                .as_ref()
-                .and_then(|all| all.iter().find(|(id, _)| *id == slot))
-                .map(|(_, bytes)| bytes.clone())
-        };
-        if let Some(found) = find(&self.alternatives.lock()) {
+        if let Some(found) = self.kept(slot) {
             return Ok(found);
         }
         let made = make(self)?;
-        let mut slots = self.alternatives.lock();
-        if let Some(found) = find(&slots) {
-            return Ok(found);
-        }
-        slots.get_or_insert_default().push((slot, made.clone()));
-        Ok(made)
+        Ok(self.keep(0, slot, made))
     }
+
+    /// The encoding in a slot, if it was made.
+    pub fn kept(&self, slot: u32) -> Option<Bytes> {
+        let slots = self.alternatives.lock();
+        let found = slots.as_ref()?.iter().find(|(id, _)| *id == slot);
+        found.map(|(_, bytes)| bytes.clone())
+    }
+
+    /// Keeps an encoding, unless there is one already; returns what is kept. Encodings in slots from
+    /// [`Self::OWNED`] up to `floor` are of a schema that is gone, and go with it.
+    pub fn keep(&self, floor: u32, slot: u32, made: Bytes) -> Bytes {
+        let mut slots = self.alternatives.lock();
+        let all = slots.get_or_insert_default();
+        all.retain(|(id, _)| *id < Self::OWNED || *id >= floor);
+        if let Some((_, found)) = all.iter().find(|(id, _)| *id == slot) {
+            return found.clone();
+        }
+        all.push((slot, made.clone()));
+        made
+    }
+
+    /// Slots from here on belong to custom kinds.
+    pub const OWNED: u32 = 16;
 }
 
 impl std::fmt::Debug for Entry {

@@ -6,7 +6,7 @@ use crate::cache::{Filter, GroupResource};
 use crate::http::options::{DeleteOptions, WriteOptions};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, meta};
-use crate::resolve::{Index, Resource};
+use crate::resolve::Resource;
 use crate::status::ApiError;
 use crate::system;
 use serde_json::{Value, json};
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";
+/// How long a write may be under way; see [`settle`].
+const SETTLING: Duration = Duration::from_secs(60);
 const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 pub(super) async fn start(server: &ApiServer) -> Result<(), ApiError> {
@@ -42,7 +44,7 @@ pub(super) async fn start(server: &ApiServer) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// What each definition compiled to, by its uid and version, so that one change compiles one definition.
+/// What each definition compiled to, by its uid and what matters of it, so that one change compiles one definition.
 type Compiled = HashMap<(String, String), Vec<Arc<Resource>>>;
 
 fn definitions(server: &ApiServer) -> Vec<Value> {
@@ -61,8 +63,6 @@ async fn sync(server: &ApiServer, compiled: &mut Compiled) {
         }
     }
     // Established in our own view is enough to serve; the status that says so may still be on its way.
-    let mut index = Index::builtin(&server.config.cache, server.config.all_versions);
-    index.generation = server.index.load().generation + 1;
     let mut custom: Vec<Arc<Resource>> = Vec::new();
     let mut kept = Compiled::default();
     let mut emptying = Vec::new();
@@ -73,7 +73,7 @@ async fn sync(server: &ApiServer, compiled: &mut Compiled) {
         if meta::deleting(&one) && meta::finalizers(&one).contains(&FINALIZER) {
             emptying.push(one.clone());
         }
-        let key = (meta::uid(&one).to_owned(), meta::text(&one, "resourceVersion").to_owned());
+        let key = (meta::uid(&one).to_owned(), shape_of(&one));
         let resources = compiled.remove(&key).unwrap_or_else(|| {
             definition::resources(&server.config.cache, &one).into_iter().map(Arc::new).collect()
         });
@@ -81,20 +81,39 @@ async fn sync(server: &ApiServer, compiled: &mut Compiled) {
         kept.insert(key, resources);
     }
     *compiled = kept;
-    custom.sort_by(|a, b| {
-        (&a.group, definition::rank(&a.version), &a.plural).cmp(&(
-            &b.group,
-            definition::rank(&b.version),
-            &b.plural,
-        ))
-    });
-    for resource in custom {
-        index.add(resource);
-    }
-    server.index.store(Arc::new(index));
+    let fresh: Vec<Arc<Resource>> = {
+        let parts = server.parts.lock();
+        custom.iter().filter(|r| !parts.custom.iter().any(|k| Arc::ptr_eq(k, r))).cloned().collect()
+    };
+    server.reindex(|parts| parts.custom = custom);
+    settle(server, fresh);
     for one in emptying {
         empty(server, &one);
     }
+}
+
+/// What of a definition its resources are made from; its status moves more often.
+fn shape_of(one: &Value) -> String {
+    let deleting = meta::deleting(one);
+    format!("{}|{}|{deleting}", one["spec"], one["status"]["acceptedNames"])
+}
+
+/// Once nobody writes under an earlier form any more, stored objects need no second look.
+fn settle(server: &ApiServer, fresh: Vec<Arc<Resource>>) {
+    if fresh.is_empty() {
+        return;
+    }
+    let server = server.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = server.shutdown.wait() => return,
+            () = tokio::time::sleep(SETTLING) => {}
+        }
+        let revision = server.storage.cache().revision();
+        for custom in fresh.iter().filter_map(|r| r.custom.as_ref()) {
+            custom.versions.settle(revision);
+        }
+    });
 }
 
 fn condition<'a>(definition: &'a Value, kind: &str) -> Option<&'a str> {
@@ -231,7 +250,7 @@ async fn write(server: &ApiServer, name: &str, object: Value) -> Result<(), ApiE
 
 /// Deletes the instances of a deleted definition, then lets the definition go.
 fn empty(server: &ApiServer, one: &Value) {
-    let Some(resource) = definition::resources(&server.config.cache, one).into_iter().next() else { return };
+    let Some(resource) = definition::stored(&server.config.cache, one) else { return };
     let (server, name) = (server.clone(), meta::name(one).to_owned());
     if !server.emptying.lock().insert(name.clone()) {
         return;

@@ -1,6 +1,9 @@
 //! One served version of one definition.
 
+use super::conversion::Webhook;
 use super::jsonpath::JsonPath;
+use super::versions::Versions;
+use crate::aggregation::priorities;
 use crate::cache::{Cache, GroupResource};
 use crate::kinds::Strategy;
 use crate::registry::meta;
@@ -10,8 +13,8 @@ use crate::schemas::SchemaRef;
 use crate::subresources::ScalePaths;
 use crate::table::since;
 use machinery::field::{FieldErrors, Path};
+use machinery::schema::TypeId;
 use machinery::schema::structural::{Validator, compile, validator};
-use machinery::schema::{Schema, TypeId};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -20,9 +23,10 @@ pub struct Custom {
     /// Name of the definition.
     pub definition: String,
     pub terminating: bool,
-    /// Objects of more than one version may be stored.
-    pub mixed: bool,
-    storage: Option<(SchemaRef, TypeId)>,
+    pub(crate) versions: Arc<Versions>,
+    version: String,
+    /// What a client that uses this version is told.
+    pub warning: Option<String>,
     validator: Option<Validator>,
     published: Option<Value>,
     columns: Vec<Column>,
@@ -98,6 +102,12 @@ impl Custom {
         self.selectable.iter().any(|(name, _)| name == field)
     }
 
+    /// A cached object in this version, if that is known without asking.
+    pub(crate) fn object(&self, entry: &crate::cache::Entry) -> Option<Value> {
+        let bytes = self.versions.view(&self.version, entry).ok().flatten()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
     /// The value of a selectable field.
     pub fn field(&self, object: &Value, field: &str) -> Option<String> {
         let (_, path) = self.selectable.iter().find(|(name, _)| name == field)?;
@@ -144,10 +154,6 @@ impl Custom {
     pub fn validate(&self, object: &Value) -> FieldErrors {
         self.validator.as_ref().map(|v| v.validate(object)).unwrap_or_default()
     }
-
-    pub fn storage_shape(&self) -> Option<(&Schema, TypeId)> {
-        self.storage.as_ref().map(|(s, t)| (&**s, *t))
-    }
 }
 
 fn text<'a>(value: &'a Value, field: &str) -> &'a str {
@@ -176,32 +182,46 @@ fn compiled(version: &Value) -> Option<(SchemaRef, TypeId)> {
     }
 }
 
-/// Rank of a version in discovery: stable, then beta, then alpha, newer first; other names last.
-pub(super) fn rank(version: &str) -> (u8, std::cmp::Reverse<u32>, std::cmp::Reverse<u32>, String) {
-    use std::cmp::Reverse;
-    let parse = || {
-        let rest = version.strip_prefix('v')?;
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let major: u32 = rest[..digits].parse().ok()?;
-        let tail = &rest[digits..];
-        if tail.is_empty() {
-            return Some((0, major, 0));
-        }
-        let (rank, number) = match (tail.strip_prefix("beta"), tail.strip_prefix("alpha")) {
-            (Some(n), _) => (1, n),
-            (_, Some(n)) => (2, n),
-            _ => return None,
-        };
-        Some((rank, major, number.parse().ok()?))
-    };
-    match parse() {
-        Some((stage, major, minor)) => (stage, Reverse(major), Reverse(minor), String::new()),
-        None => (3, Reverse(0), Reverse(0), version.to_owned()),
-    }
-}
-
 /// The resources a definition serves, in discovery order.
 pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
+    let webhook = Webhook::read(&definition["spec"]["conversion"]);
+    compile_all(cache, definition, webhook, |version| version["served"] == Value::Bool(true))
+}
+
+/// The resource of the storage version, served or not, whose objects are taken as they lie: for the definition's end.
+pub(super) fn stored(cache: &Cache, definition: &Value) -> Option<Resource> {
+    let storage = |version: &Value| version["storage"] == Value::Bool(true);
+    compile_all(cache, definition, None, storage).into_iter().next()
+}
+
+/// Upstream's `defaultDeprecationWarning`, or the definition's own.
+fn deprecation(group: &str, kind: &str, version: &Value, all: &[&Value]) -> Option<String> {
+    if version["deprecated"] != Value::Bool(true) {
+        return None;
+    }
+    if let Some(own) = version["deprecationWarning"].as_str() {
+        return Some(own.to_owned());
+    }
+    let name = text(version, "name");
+    let mut warning = format!("{group}/{name} {kind} is deprecated");
+    let newer = |v: &&&Value| {
+        v["served"] == Value::Bool(true)
+            && v["deprecated"] != Value::Bool(true)
+            && priorities::rank(text(v, "name")) < priorities::rank(name)
+    };
+    // They are in order, the best first.
+    if let Some(best) = all.iter().find(newer) {
+        warning.push_str(&format!("; use {group}/{} {kind}", text(best, "name")));
+    }
+    Some(warning)
+}
+
+fn compile_all(
+    cache: &Cache,
+    definition: &Value,
+    webhook: Option<Webhook>,
+    wanted: impl Fn(&Value) -> bool,
+) -> Vec<Resource> {
     let spec = &definition["spec"];
     // Names are those that were accepted, which a later edit may not have been yet.
     let names = if definition["status"]["acceptedNames"]["kind"].is_string() {
@@ -213,15 +233,16 @@ pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
     let plural = text(names, "plural");
     let stored = GroupResource::new(group, plural);
     let mut versions: Vec<&Value> = list(&spec["versions"]).iter().collect();
-    versions.sort_by_key(|v| rank(text(v, "name")));
+    versions.sort_by_key(|v| priorities::rank(text(v, "name")));
     let Some(storage) = versions.iter().find(|v| v["storage"] == Value::Bool(true)) else {
         return Vec::new();
     };
     let storage_name = text(storage, "name").to_owned();
-    let storage_schema = compiled(storage);
-    let mixed = list(&definition["status"]["storedVersions"]).len() > 1;
+    let kind = text(names, "kind");
+    let shapes: Vec<_> = versions.iter().map(|v| (text(v, "name").to_owned(), compiled(v))).collect();
+    let shared = Arc::new(Versions::new(group, kind, &storage_name, shapes.clone(), webhook));
     let mut out = Vec::new();
-    for version in versions.iter().filter(|v| v["served"] == Value::Bool(true)) {
+    for (version, (name, shape)) in versions.iter().zip(shapes).filter(|(v, _)| wanted(v)) {
         let status = version["subresources"]["status"].is_object();
         let scale = &version["subresources"]["scale"];
         let mut subresources = Vec::new();
@@ -243,8 +264,9 @@ pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
         let custom = Custom {
             definition: meta::name(definition).to_owned(),
             terminating: meta::deleting(definition),
-            mixed,
-            storage: storage_schema.clone(),
+            versions: shared.clone(),
+            version: name.clone(),
+            warning: deprecation(group, kind, version, &versions),
             validator: schema.is_object().then(|| validator(schema)),
             published: Some(schema.clone()).filter(Value::is_object),
             columns: columns(version),
@@ -264,11 +286,10 @@ pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
                 .collect(),
         };
         let singular = text(names, "singular");
-        let kind = text(names, "kind");
         let list_kind = text(names, "listKind");
         out.push(Resource {
             group: group.to_owned(),
-            version: text(version, "name").to_owned(),
+            version: name.clone(),
             plural: plural.to_owned(),
             singular: if singular.is_empty() { kind.to_ascii_lowercase() } else { singular.to_owned() },
             kind: kind.to_owned(),
@@ -278,10 +299,11 @@ pub(super) fn resources(cache: &Cache, definition: &Value) -> Vec<Resource> {
             categories: strings(&names["categories"]),
             verbs: verbs::ALL,
             subresources,
-            storage: (group.to_owned(), storage_name.clone()),
+            // The registry works in the request's version; what is stored is `Versions`' affair.
+            storage: (group.to_owned(), name),
             cache: cache.resource(&stored),
             stored: stored.clone(),
-            schema: compiled(version),
+            schema: shape,
             strategy: Arc::new(CustomStrategy { status }),
             protobuf: false,
             ephemeral: false,
@@ -313,13 +335,6 @@ fn columns(version: &Value) -> Vec<Column> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_ranked() {
-        let mut all = vec!["v1alpha1", "foo", "v1", "v2beta1", "v10", "v1beta2", "v2"];
-        all.sort_by_key(|v| rank(v));
-        assert_eq!(all, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "foo"]);
-    }
 
     #[test]
     fn status_and_the_rest_are_apart() {

@@ -4,10 +4,13 @@
 //! definitions, accepts their names, and swaps the resource index.
 
 mod controller;
+mod conversion;
 mod definition;
 mod jsonpath;
+mod versions;
 
 pub use definition::Custom;
+pub(crate) use versions::{Current, current, prepare, read, to_storage, view};
 
 use crate::ApiServer;
 use crate::status::ApiError;

@@ -62,12 +62,13 @@ fn group(group: &Group) -> Value {
     let versions: Vec<Value> = group
         .versions
         .iter()
-        .map(|v| {
-            json!({
+        .map(|v| match &v.extension {
+            Some(extension) => extension.documents().entry(&v.name),
+            None => json!({
                 "version": v.name,
                 "resources": v.resources.iter().map(|r| resource(r)).collect::<Vec<_>>(),
                 "freshness": "Current",
-            })
+            }),
         })
         .collect();
     json!({"metadata": {"name": group.name, "creationTimestamp": null}, "versions": versions})

@@ -81,7 +81,8 @@ fn main(resource: &Resource) -> Value {
         out["categories"] = resource.categories.clone().into();
     }
     if !resource.ephemeral {
-        let text = format!("{}/{}/{}", resource.storage.0, resource.storage.1, resource.kind);
+        let version = resource.custom.as_ref().map_or(&*resource.storage.1, |c| c.versions.storage());
+        let text = format!("{}/{version}/{}", resource.storage.0, resource.kind);
         let digest = Sha256::digest(text.as_bytes());
         out["storageVersionHash"] = STANDARD.encode(&digest[..8]).into();
     }

@@ -3,10 +3,12 @@
 mod aggregated;
 mod health;
 mod legacy;
+mod merge;
 mod openapi;
 mod openapi_v3_proto;
 
 use crate::ApiServer;
+use crate::aggregation;
 use crate::chain::Call;
 use crate::http::{Body, negotiate, respond};
 use crate::resolve::Index;
@@ -59,7 +61,7 @@ impl Documents {
 }
 
 /// Answers a request whose path names no resource.
-pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Response<Body>, ApiError> {
     let path = call.info.path.trim_matches('/').to_owned();
     let parts: Vec<&str> = if path.is_empty() { Vec::new() } else { path.split('/').collect() };
     match parts.first().copied() {
@@ -76,6 +78,9 @@ pub(crate) async fn handle(server: &ApiServer, call: Call) -> Result<Response<Bo
             return Ok(respond::text(200, text));
         }
         _ => {}
+    }
+    if let Some(extension) = extension(&server.index.load(), &parts) {
+        return aggregation::proxy::forward(server, &mut call, &extension).await;
     }
     if call.parts.method != Method::GET && call.parts.method != Method::HEAD {
         return Err(if known(&parts) { ApiError::method_unknown() } else { ApiError::page_not_found() });
@@ -136,6 +141,18 @@ fn openid(value: &Value, content_type: &str) -> Result<Response<Body>, ApiError>
     let lasting = HeaderValue::from_static("public, max-age=3600");
     response.headers_mut().insert(http::header::CACHE_CONTROL, lasting);
     Ok(response)
+}
+
+/// The other server whose document this is.
+fn extension(index: &Index, parts: &[&str]) -> Option<Arc<aggregation::Extension>> {
+    match parts {
+        ["apis", group, version] => index.extension(group, version).cloned(),
+        ["openapi", "v3", "apis", rest @ ..] => {
+            let path = format!("apis/{}", rest.join("/"));
+            index.extensions().find(|e| e.documents().v3.contains_key(&path)).cloned()
+        }
+        _ => None,
+    }
 }
 
 fn known(parts: &[&str]) -> bool {

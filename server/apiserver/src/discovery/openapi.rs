@@ -31,7 +31,13 @@ pub(super) fn answer(
         ["v3"] => {
             let made = server.discovery.get(index, "openapi/v3", || {
                 let docs = docs(index);
-                let value = openapi::v3_index(&docs, &|path| hash(&docs, path));
+                let mut value = openapi::v3_index(&docs, &|path| hash(&docs, path));
+                for extension in index.extensions() {
+                    let documents = extension.documents();
+                    for (path, at) in documents.v3.iter().filter(|(p, _)| p.starts_with("apis/")) {
+                        value["paths"][path] = serde_json::json!({"serverRelativeURL": at});
+                    }
+                }
                 serde_json::to_vec(&value).map_err(ApiError::internal)
             })?;
             Ok(document(headers, negotiate::JSON, &made))
@@ -53,10 +59,12 @@ fn v2(server: &ApiServer, index: &Index, headers: &HeaderMap) -> Result<Response
             let docs = docs(index);
             let texts = Descriptions::load();
             let describe = |name: &str, field: &str| texts.get(name, field);
+            let mut document = openapi::v2(&docs, Some(&describe));
+            super::merge::extensions(index, &mut document);
             pack(&if protobuf {
-                openapi::v2_protobuf(&docs, Some(&describe))
+                openapi::document_protobuf(&document)
             } else {
-                serde_json::to_vec(&openapi::v2(&docs, Some(&describe))).map_err(ApiError::internal)?
+                serde_json::to_vec(&document).map_err(ApiError::internal)?
             })
         })?;
         return packed(headers, &content_type(protobuf, openapi::V2_PROTOBUF[0]), &made);

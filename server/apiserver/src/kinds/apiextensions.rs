@@ -18,6 +18,7 @@ pub(super) static KINDS: &[Kind] = &[
         .validate(validate_definition)
         .validate_update(validate_definition_update),
     Kind::cluster("apiregistration.k8s.io", "APIService")
+        .named(names::path_segment)
         .status()
         .default(service_defaults)
         .validate(validate_service),
@@ -330,12 +331,13 @@ fn validate_service(object: &Value, errors: &mut FieldErrors) {
             errors.invalid(&SPEC.child(name), n, range);
         }
     }
-    let bundle = !text(spec, "caBundle").is_empty();
+    let encoded = text(spec, "caBundle");
+    let bundle = !encoded.is_empty();
     if !has(spec, "service") {
         if bundle {
             errors.invalid(
                 &SPEC.child("caBundle"),
-                "<value omitted>",
+                format!("{} bytes", encoded.trim_end_matches('=').len() * 3 / 4),
                 "local APIServices may not have a caBundle",
             );
         }

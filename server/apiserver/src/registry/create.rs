@@ -111,7 +111,7 @@ impl ApiServer {
             return Ok(Stored { value: object, json });
         }
         let key = resource.key(target.namespace, &name);
-        let value = self.encode(&object)?;
+        let value = self.stored_form(resource, &object).await?;
         let revision =
             self.storage.put(key, value.clone(), Expect::Absent, self.ttl(resource)).await.map_err(|e| {
                 match e {
@@ -123,7 +123,7 @@ impl ApiServer {
             })?;
         allocation.keep();
         meta::set_revision(&mut object, revision);
-        Ok(Stored { json: crate::storage::with_revision(&value, revision)?, value: object })
+        Ok(Stored { json: self.final_form(resource, &object, &value, revision)?, value: object })
     }
 }
 

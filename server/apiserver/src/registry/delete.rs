@@ -3,6 +3,7 @@
 use super::{Target, meta, update};
 use crate::ApiServer;
 use crate::admission::Operation;
+use crate::crd::Current;
 use crate::http::options::{DeleteOptions, Propagation};
 use crate::resolve::Resource;
 use crate::status::{self, ApiError};
@@ -56,9 +57,11 @@ impl ApiServer {
         mut admitted: bool,
     ) -> Result<Deleted, ApiError> {
         let resource = target.resource;
-        let mut current = self.storage.current(resource, target.namespace, target.name).await?;
+        let mut current = self.current(resource, target.namespace, target.name).await?;
         for _ in 0..ATTEMPTS {
-            let Some((mut old, revision)) = current else { return Err(target.not_found()) };
+            let Some(Current { value: mut old, revision, .. }) = current else {
+                return Err(target.not_found());
+            };
             check_preconditions(target, options, &old)?;
             if !admitted {
                 let request = target.admission(
@@ -79,7 +82,7 @@ impl ApiServer {
                     if options.dry_run {
                         return Ok(answer(resource, marked, true, options));
                     }
-                    let value = self.encode(&marked)?;
+                    let value = self.stored_form(resource, &marked).await?;
                     let expect = Expect::Revision(revision);
                     self.storage.put(key, value, expect, self.ttl(resource)).await.map(|r| (marked, r, true))
                 }
@@ -100,7 +103,9 @@ impl ApiServer {
                     meta::set_revision(&mut object, written);
                     return Ok(answer(resource, object, pending, options));
                 }
-                Err(StoreError::Conflict { current: now }) => current = crate::storage::parse(now)?,
+                Err(StoreError::Conflict { current: now }) => {
+                    current = self.left_behind(resource, now).await?
+                }
                 Err(other) => return Err(other.into()),
             }
         }

@@ -93,6 +93,10 @@ impl ApiServer {
             page.items.extend(found.cloned());
             return Ok(page);
         }
+        if selection.reads_versions() {
+            let all: Vec<Arc<Entry>> = snapshot.page(Some(namespace), after.as_deref()).cloned().collect();
+            crate::crd::prepare(self, resource, &all).await?;
+        }
         let mut entries = snapshot.page(Some(namespace), after.as_deref());
         let all = selection.is_empty();
         for entry in entries.by_ref() {

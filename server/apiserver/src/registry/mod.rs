@@ -16,6 +16,7 @@ pub mod watch;
 use crate::ApiServer;
 use crate::admission::{Denied, Operation, Request};
 use crate::authentication::UserInfo;
+use crate::crd::{self, Current};
 use crate::http::options::WriteOptions;
 use crate::resolve::Resource;
 use crate::status::ApiError;
@@ -120,6 +121,55 @@ impl ApiServer {
             }
             Ok(())
         })
+    }
+
+    /// One object as a writer needs it: parsed, in the resource's version, with the revision to expect.
+    pub(crate) async fn current(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Current>, ApiError> {
+        match self.storage.get(resource, namespace, name).await? {
+            None => Ok(None),
+            Some(entry) => crd::current(self, resource, &entry).await.map(Some),
+        }
+    }
+
+    /// The same of what a conflicting writer left behind.
+    pub(crate) async fn left_behind(
+        &self,
+        resource: &Resource,
+        current: Option<store::KeyValue>,
+    ) -> Result<Option<Current>, ApiError> {
+        match crate::storage::parse(current)? {
+            None => Ok(None),
+            Some((value, revision)) => crd::read(self, resource, value, revision).await.map(Some),
+        }
+    }
+
+    /// The bytes to store of an object in the resource's version.
+    pub(crate) async fn stored_form(&self, resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
+        if resource.custom.is_none() {
+            return self.encode(object);
+        }
+        self.encode(&crd::to_storage(self, resource, object).await?)
+    }
+
+    /// The final bytes of an object that was stored as `stored`.
+    pub(crate) fn final_form(
+        &self,
+        resource: &Resource,
+        object: &Value,
+        stored: &Bytes,
+        revision: u64,
+    ) -> Result<Bytes, ApiError> {
+        match &resource.custom {
+            Some(custom) if custom.versions.storage() != resource.version => {
+                Ok(serde_json::to_vec(object).map_err(ApiError::internal)?.into())
+            }
+            _ => crate::storage::with_revision(stored, revision),
+        }
     }
 
     /// Encodes without `resourceVersion`, as the store holds it.

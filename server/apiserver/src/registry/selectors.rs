@@ -57,6 +57,11 @@ impl Selection {
         self.labels.is_none() && self.fields.is_none()
     }
 
+    /// Objects have to be converted before they can be matched.
+    pub fn reads_versions(&self) -> bool {
+        self.deep && self.custom.as_ref().is_some_and(|c| c.versions.asks())
+    }
+
     /// The one name the selector allows, where it pins it.
     pub fn name(&self) -> Option<&str> {
         self.fields.as_ref().and_then(|f| f.required_value("metadata.name"))
@@ -72,7 +77,7 @@ impl Selection {
         if self.deep
             && let Some(custom) = &self.custom
         {
-            let Ok(object) = entry.object() else { return false };
+            let Some(object) = custom.object(entry) else { return false };
             let values: Vec<(&str, String)> = selector
                 .terms()
                 .iter()

@@ -4,6 +4,7 @@
 use super::{Stored, Target, meta};
 use crate::ApiServer;
 use crate::admission::Operation;
+use crate::crd::Current;
 use crate::resolve::Resource;
 use crate::schemas;
 use crate::status::ApiError;
@@ -53,12 +54,12 @@ impl ApiServer {
         warnings: &mut Vec<String>,
     ) -> Result<Stored, ApiError> {
         let resource = target.resource;
-        let mut current = self.storage.current(resource, target.namespace, target.name).await?;
+        let mut current = self.current(resource, target.namespace, target.name).await?;
         for _ in 0..ATTEMPTS {
-            let Some((old, revision)) = current else { return Err(target.not_found()) };
-            let wanted = change(&old)?;
+            let Some(old) = current else { return Err(target.not_found()) };
+            let wanted = change(&old.value)?;
             let pinned = wanted.pinned;
-            match self.try_update(target, &old, revision, wanted, mode, warnings).await? {
+            match self.try_update(target, &old, wanted, mode, warnings).await? {
                 Outcome::Done(stored) => return Ok(stored),
                 Outcome::Conflict(_) if pinned => break,
                 Outcome::Conflict(now) => current = now,
@@ -70,12 +71,12 @@ impl ApiServer {
     async fn try_update(
         &self,
         target: &Target<'_>,
-        old: &Value,
-        revision: u64,
+        Current { value: old, revision, stale }: &Current,
         wanted: Wanted,
         mode: Mode,
         warnings: &mut Vec<String>,
     ) -> Result<Outcome, ApiError> {
+        let revision = *revision;
         let resource = target.resource;
         let strategy = &resource.strategy;
         let Wanted { object: mut new, managed, .. } = wanted;
@@ -116,21 +117,23 @@ impl ApiServer {
         if finished(resource, &new, old) {
             return self.remove(target, new, revision).await;
         }
-        if same(&mut new, old) {
+        if same(&mut new, old) && !stale {
             allocation.keep();
             let json = serde_json::to_vec(&new).map_err(ApiError::internal)?.into();
             return Ok(Outcome::Done(Stored { value: new, json }));
         }
         let key = resource.key(target.namespace, target.name);
-        let value = self.encode(&new)?;
+        let value = self.stored_form(resource, &new).await?;
         match self.storage.put(key, value.clone(), Expect::Revision(revision), self.ttl(resource)).await {
             Ok(written) => {
                 allocation.keep();
                 meta::set_revision(&mut new, written);
-                let json = crate::storage::with_revision(&value, written)?;
+                let json = self.final_form(resource, &new, &value, written)?;
                 Ok(Outcome::Done(Stored { value: new, json }))
             }
-            Err(StoreError::Conflict { current }) => Ok(Outcome::Conflict(crate::storage::parse(current)?)),
+            Err(StoreError::Conflict { current }) => {
+                Ok(Outcome::Conflict(self.left_behind(resource, current).await?))
+            }
             Err(other) => Err(other.into()),
         }
     }
@@ -146,7 +149,9 @@ impl ApiServer {
                 let json = serde_json::to_vec(&last).map_err(ApiError::internal)?.into();
                 Ok(Outcome::Done(Stored { value: last, json }))
             }
-            Err(StoreError::Conflict { current }) => Ok(Outcome::Conflict(crate::storage::parse(current)?)),
+            Err(StoreError::Conflict { current }) => {
+                Ok(Outcome::Conflict(self.left_behind(target.resource, current).await?))
+            }
             Err(other) => Err(other.into()),
         }
     }
@@ -205,7 +210,7 @@ impl ApiServer {
 enum Outcome {
     Done(Stored),
     /// What is there instead.
-    Conflict(Option<(Value, u64)>),
+    Conflict(Option<Current>),
 }
 
 /// What no update may change.

@@ -3,6 +3,7 @@
 use super::selectors::Selection;
 use crate::ApiServer;
 use crate::cache::{self, CacheError, Entry, Event, Filter, Kind, Snapshot, Watcher};
+use crate::crd;
 use crate::encode::EventEncoder;
 use crate::http::options::ListOptions;
 use crate::http::{Body, BoxError, Negotiated, respond};
@@ -25,6 +26,7 @@ const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 
 struct Watch {
     server: ApiServer,
+    resource: Arc<Resource>,
     watcher: Watcher,
     selection: Selection,
     encoder: EventEncoder,
@@ -58,7 +60,7 @@ impl ApiServer {
         let mut filter = Filter::namespace(namespace);
         let pinned = if name.is_empty() { selection.name() } else { Some(name) };
         filter.name = pinned.map(Arc::from);
-        if !selection.is_empty() {
+        if !selection.is_empty() && !selection.reads_versions() {
             let interest = selection.clone();
             filter.interest = Some(Arc::new(move |entry| interest.matches(entry)));
         }
@@ -106,6 +108,7 @@ impl ApiServer {
         let deadline = now + seconds;
         let watch = Watch {
             server: self.clone(),
+            resource: resource.clone(),
             watcher,
             selection,
             encoder,
@@ -146,14 +149,14 @@ async fn step(mut watch: Watch) -> Option<(Result<Bytes, BoxError>, Watch)> {
         if watch.ended {
             return None;
         }
-        if watch.fill_initial() {
+        if watch.fill_initial().await {
             continue;
         }
         let bookmark = watch.bookmark.unwrap_or(watch.deadline);
         let server = watch.server.clone();
         tokio::select! {
             biased;
-            event = watch.watcher.next() => watch.take(event),
+            event = watch.watcher.next() => watch.take(event).await,
             () = tokio::time::sleep_until(bookmark.min(watch.deadline)) => {
                 if Instant::now() >= watch.deadline {
                     return None;
@@ -183,15 +186,21 @@ impl Watch {
     }
 
     /// Sends a share of the initial state; false once it is done.
-    fn fill_initial(&mut self) -> bool {
+    async fn fill_initial(&mut self) -> bool {
         let Some(mut initial) = self.initial.take() else { return false };
-        let mut frames = 0;
-        for entry in initial.entries.by_ref().take(64) {
-            frames += 1;
-            let frame = self.encoder.event("ADDED", &entry, &entry.json);
+        let entries: Vec<Arc<Entry>> = initial.entries.by_ref().take(64).collect();
+        if !self.prepare(&entries).await {
+            return true;
+        }
+        for entry in &entries {
+            // The scope was applied before; what has to be read in this version could not be.
+            if self.selection.reads_versions() && !self.selection.matches(entry) {
+                continue;
+            }
+            let frame = self.frame("ADDED", entry);
             self.push(frame);
         }
-        if frames == 0 {
+        if entries.is_empty() {
             if initial.announce_end {
                 self.push_bookmark(initial.revision, true);
                 return true;
@@ -202,24 +211,56 @@ impl Watch {
         true
     }
 
-    fn take(&mut self, event: Result<Arc<Event>, CacheError>) {
+    async fn take(&mut self, event: Result<Arc<Event>, CacheError>) {
         let mut next = Some(event);
-        let mut taken = 0;
+        let mut taken: Vec<Arc<Event>> = Vec::new();
+        let mut failed = None;
         while let Some(event) = next.take() {
             match event {
-                Ok(event) => self.encode(&event),
+                Ok(event) => taken.push(event),
                 Err(error) => {
-                    let frame = self.encoder.error(&error.into());
-                    self.push(frame);
-                    self.ended = true;
-                    return;
+                    failed = Some(error);
+                    break;
                 }
             }
-            taken += 1;
-            if taken < 64 {
+            if taken.len() < 64 {
                 next = self.watcher.try_next().transpose();
             }
         }
+        if self.resource.custom.is_some() {
+            let entries: Vec<Arc<Entry>> =
+                taken.iter().flat_map(|e| e.prev.iter().chain([&e.entry])).cloned().collect();
+            if !self.prepare(&entries).await {
+                return;
+            }
+        }
+        for event in taken {
+            self.encode(&event);
+        }
+        if let Some(error) = failed {
+            let frame = self.encoder.error(&error.into());
+            self.push(frame);
+            self.ended = true;
+        }
+    }
+
+    /// Conversion, where it needs another server. False where it failed, which ends the watch with the reason.
+    async fn prepare(&mut self, entries: &[Arc<Entry>]) -> bool {
+        match crd::prepare(&self.server, &self.resource, entries).await {
+            Ok(()) => true,
+            Err(error) => {
+                let frame = self.encoder.error(&error);
+                self.push(frame);
+                self.ended = true;
+                false
+            }
+        }
+    }
+
+    /// The object as it is now.
+    fn frame(&mut self, kind: &'static str, entry: &Entry) -> Result<Bytes, ApiError> {
+        let json = crd::view(&self.resource, entry)?;
+        self.encoder.event(kind, entry, &json)
     }
 
     /// What the change is to this client, given its selectors.
@@ -227,18 +268,16 @@ impl Watch {
         let is = event.kind != Kind::Deleted && self.selection.matches(&event.entry);
         let was = event.prev.as_ref().is_some_and(|prev| self.selection.matches(prev));
         let frame = match (was, is) {
-            (false, true) => self.encoder.event("ADDED", &event.entry, &event.entry.json),
-            (true, true) => self.encoder.event("MODIFIED", &event.entry, &event.entry.json),
-            (true, false) if event.kind == Kind::Deleted => {
-                self.encoder.event("DELETED", &event.entry, &event.entry.json)
-            }
+            (false, true) => self.frame("ADDED", &event.entry),
+            (true, true) => self.frame("MODIFIED", &event.entry),
+            (true, false) if event.kind == Kind::Deleted => self.frame("DELETED", &event.entry),
             (true, false) => {
                 // Left the selection: its last matching state, under the change's version.
                 let Some(prev) = &event.prev else { return };
-                let stored = cache::strip_revision(&prev.json);
-                match cache::splice_revision(&stored, event.revision) {
+                let seen = crd::view(&self.resource, prev).map(|json| cache::strip_revision(&json));
+                match seen.and_then(|s| Ok(cache::splice_revision(&s, event.revision)?)) {
                     Ok(json) => self.encoder.event("DELETED", prev, &json),
-                    Err(e) => Err(e.into()),
+                    Err(e) => Err(e),
                 }
             }
             (false, false) => return,

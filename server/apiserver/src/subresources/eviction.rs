@@ -3,6 +3,7 @@
 use crate::ApiServer;
 use crate::admission::{Operation, Request};
 use crate::chain::Call;
+use crate::crd::Current;
 use crate::encode;
 use crate::http::options::{DeleteOptions, WriteOptions};
 use crate::http::{Body, negotiate};
@@ -70,7 +71,7 @@ pub(super) async fn create(
     };
     server.admit(&admission, &mut eviction.clone()).await?;
     server.admit_validating(&admission, Some(&eviction)).await?;
-    let Some((pod, _)) = server.storage.current(resource, namespace, name).await? else {
+    let Some(Current { value: pod, .. }) = server.current(resource, namespace, name).await? else {
         return Err(target.not_found());
     };
     if !ignores_budgets(&pod) {

@@ -4,7 +4,7 @@
 
 pub(crate) mod binding;
 mod eviction;
-mod proxy;
+pub(crate) mod proxy;
 mod scale;
 mod token;
 mod tunnel;

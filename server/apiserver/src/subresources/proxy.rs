@@ -22,10 +22,12 @@ use tokio::net::TcpStream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a request goes on to.
-pub(super) struct Upstream {
+pub(crate) struct Upstream {
     pub host: String,
     pub port: u16,
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The name its certificate must have, where that is not the host.
+    pub server_name: Option<String>,
     /// Path and query.
     pub path: String,
 }
@@ -54,7 +56,7 @@ pub(super) async fn kubelet(server: &ApiServer, node: &str, path: &str) -> Resul
         .and_then(|p| u16::try_from(p).ok())
         .filter(|p| *p > 0)
         .unwrap_or(10250);
-    Ok(Upstream { host: host.to_owned(), port, tls: Some(tls), path: path.to_owned() })
+    Ok(Upstream { host: host.to_owned(), port, tls: Some(tls), server_name: None, path: path.to_owned() })
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -69,7 +71,8 @@ async fn connect(upstream: &Upstream) -> Result<Box<dyn Stream>, String> {
     };
     let _ = stream.set_nodelay(true);
     let Some(tls) = &upstream.tls else { return Ok(Box::new(stream)) };
-    let name = ServerName::try_from(upstream.host.clone()).map_err(|e| e.to_string())?;
+    let name = upstream.server_name.clone().unwrap_or_else(|| upstream.host.clone());
+    let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
     let connector = tokio_rustls::TlsConnector::from(tls.clone());
     match tokio::time::timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
@@ -78,7 +81,7 @@ async fn connect(upstream: &Upstream) -> Result<Box<dyn Stream>, String> {
     }
 }
 
-fn is_upgrade(headers: &HeaderMap) -> bool {
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.contains_key(UPGRADE)
         && headers
             .get_all(CONNECTION)
@@ -87,7 +90,7 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
             .any(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case("upgrade")))
 }
 
-const HOP_BY_HOP: [&str; 7] = [
+pub(crate) const HOP_BY_HOP: [&str; 7] = [
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -103,6 +106,38 @@ pub(super) async fn forward(
     upstream: Upstream,
     method: Method,
 ) -> Result<Response<Body>, ApiError> {
+    let upgrading = is_upgrade(&call.parts.headers);
+    let mut headers = HeaderMap::with_capacity(call.parts.headers.len());
+    for (name, value) in &call.parts.headers {
+        let dropped = name == AUTHORIZATION
+            || name == HOST
+            || HOP_BY_HOP.contains(&name.as_str())
+            || name.as_str().starts_with("impersonate-")
+            || (!upgrading && (name == CONNECTION || name == UPGRADE));
+        if !dropped {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    exchange(call, upstream, method, headers).await
+}
+
+/// Sends an upgrade on, with these headers and the method of the call.
+pub(crate) async fn upgrade(
+    call: &mut Call,
+    upstream: Upstream,
+    headers: HeaderMap,
+) -> Result<Response<Body>, ApiError> {
+    let method = call.parts.method.clone();
+    exchange(call, upstream, method, headers).await
+}
+
+/// One request on a connection of its own.
+async fn exchange(
+    call: &mut Call,
+    upstream: Upstream,
+    method: Method,
+    sent: HeaderMap,
+) -> Result<Response<Body>, ApiError> {
     let failed =
         |why: String| ApiError::generic(500, "InternalError", format!("error dialing backend: {why}"));
     let io = connect(&upstream).await.map_err(|why| {
@@ -116,24 +151,14 @@ pub(super) async fn forward(
             tracing::debug!(%error, "a proxied connection ended");
         }
     });
-    let upgrade = is_upgrade(&call.parts.headers);
     let body = call.body.get_mut().take();
     let body = body.unwrap_or_else(|| crate::http::body::request_body(http_body_util::Empty::<Bytes>::new()));
     let path: Uri = upstream.path.parse().map_err(|e| ApiError::bad_request(format!("{e}")))?;
     let mut request = Request::new(body);
     *request.method_mut() = method;
     *request.uri_mut() = path;
+    *request.headers_mut() = sent;
     let headers = request.headers_mut();
-    for (name, value) in &call.parts.headers {
-        let dropped = name == AUTHORIZATION
-            || name == HOST
-            || HOP_BY_HOP.contains(&name.as_str())
-            || name.as_str().starts_with("impersonate-")
-            || (!upgrade && (name == CONNECTION || name == UPGRADE));
-        if !dropped {
-            headers.append(name.clone(), value.clone());
-        }
-    }
     let host = if upstream.host.contains(':') {
         format!("[{}]:{}", upstream.host, upstream.port)
     } else {
@@ -281,7 +306,7 @@ fn pod(
             .ok_or_else(|| ApiError::bad_request(format!("no port named {port:?} on pod {name:?}")))?
     };
     let port = u16::try_from(number).map_err(|_| ApiError::bad_request("the port is out of range"))?;
-    Ok(Upstream { host: ip.to_owned(), port, tls: None, path })
+    Ok(Upstream { host: ip.to_owned(), port, tls: None, server_name: None, path })
 }
 
 /// A ready endpoint of the service, at random.
@@ -339,7 +364,7 @@ fn service(
         return Err(unavailable());
     }
     let (host, port) = found.swap_remove(rand::random_range(0..found.len()));
-    Ok(Upstream { host, port, tls: None, path })
+    Ok(Upstream { host, port, tls: None, server_name: None, path })
 }
 
 #[cfg(test)]

@@ -87,10 +87,9 @@ pub(super) async fn handle(
     let accept = negotiate::negotiate(&call.parts.headers, false, true)?;
     let paths = paths(resource);
     if call.info.verb == "get" {
-        let entry = server.storage.get(resource, namespace, name).await?;
-        let entry = entry.ok_or_else(|| ApiError::not_found(&resource.group, &resource.plural, name))?;
-        let object = entry.object().map_err(ApiError::internal)?;
-        return encode::other(accept, 200, &view(resource, &paths, &object), expected.shape);
+        let found = server.current(resource, namespace, name).await?;
+        let found = found.ok_or_else(|| ApiError::not_found(&resource.group, &resource.plural, name))?;
+        return encode::other(accept, 200, &view(resource, &paths, &found.value), expected.shape);
     }
     let kind = if call.info.verb == "patch" { "PatchOptions" } else { "UpdateOptions" };
     let options = WriteOptions::read(&call.query, kind)?;
