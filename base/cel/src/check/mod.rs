@@ -54,6 +54,7 @@ pub fn check(env: &Env, ast: &Ast) -> Result<Checked, Vec<SyntaxError>> {
         errors: Vec::new(),
         infer: Inference::default(),
         scopes: Vec::new(),
+        mixed: false,
     };
     let result = checker.expr(&ast.root);
     if !checker.errors.is_empty() {
@@ -75,6 +76,8 @@ struct Checker<'e> {
     errors: Vec<SyntaxError>,
     infer: Inference,
     scopes: Vec<(String, Type)>,
+    /// Inside the arguments of `format`, where literals may mix types.
+    mixed: bool,
 }
 
 /// The dotted name of a chain of selects, if it is one.
@@ -278,6 +281,9 @@ impl Checker<'_> {
         if self.infer.assign(&before, &ty) {
             return self.infer.general(&before, &ty);
         }
+        if self.mixed {
+            return Type::Dyn;
+        }
         let (wanted, found) = (self.show(&before), self.show(&ty));
         self.error(at, format!("expected type '{wanted}' but found '{found}'"))
     }
@@ -301,7 +307,10 @@ impl Checker<'_> {
         if let Some(target) = target {
             types.push(self.expr(target));
         }
+        let mixed = self.mixed;
+        self.mixed |= function == "format";
         types.extend(args.iter().map(|a| self.expr(a)));
+        self.mixed = mixed;
         self.literals(function, args);
         let function = function.strip_prefix('.').unwrap_or(function);
         self.resolve(e, function, target.is_some(), types)

@@ -6,6 +6,7 @@
 mod controller;
 mod definition;
 mod jsonpath;
+pub mod rules;
 
 pub use definition::Custom;
 
