@@ -174,7 +174,8 @@ impl<'s> FromSchema<'s> {
             }
         }
         let format = text(schema, "format");
-        if flag(schema, "x-kubernetes-int-or-string") || (self.resolve.is_some() && format == "int-or-string") {
+        if flag(schema, "x-kubernetes-int-or-string") || (self.resolve.is_some() && format == "int-or-string")
+        {
             let mut out = Decl::new(DeclKind::IntOrString, 1);
             out.max = count(schema, "maxLength").map_or(MAX_REQUEST - 2, |n| n * 4);
             return Some(out);

@@ -61,8 +61,8 @@ pub fn compile(env: &Env, source: &str) -> Result<Program, CompileError> {
     let failed = |errors: Vec<SyntaxError>| CompileError { source_text: source.to_owned(), errors };
     let ast = parse(source).map_err(failed)?;
     let checked = check::check(env, &ast).map_err(failed)?;
-    let (node, slots) = plan(&ast.root, &checked)
-        .map_err(|e| failed(vec![SyntaxError { at: 0, message: e.to_string() }]))?;
+    let (node, slots) =
+        plan(&ast.root, &checked).map_err(|e| failed(vec![SyntaxError { at: 0, message: e.to_string() }]))?;
     let result = checked.result.clone().unwrap_or(Type::Dyn);
     Ok(Program { node, slots, result, used: checked.used.clone(), ast, checked })
 }

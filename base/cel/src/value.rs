@@ -1,7 +1,7 @@
 //! Values at run time. Data of an object is borrowed from its JSON and read through its declared type; nothing is
 //! converted that no expression looks at.
 
-use crate::decl::{Decl, DeclKind, DYN, ListKind};
+use crate::decl::{DYN, Decl, DeclKind, ListKind};
 use crate::error::EvalError;
 use crate::library::opaque::Opaque;
 use chrono::{DateTime, Utc};
@@ -110,9 +110,8 @@ impl Key {
 
 /// Reads JSON as its declared type.
 pub fn wrap<'a>(json: &'a Json, decl: &'a Decl) -> Result<Value<'a>, EvalError> {
-    let wrong = |wanted: &str| {
-        Err(EvalError::new(format!("invalid data, expected {wanted}, got {}", go_type(json))))
-    };
+    let wrong =
+        |wanted: &str| Err(EvalError::new(format!("invalid data, expected {wanted}, got {}", go_type(json))));
     if json.is_null() && !matches!(decl.kind, DeclKind::Dyn) {
         return if decl.nullable {
             Ok(Value::Null)
@@ -144,11 +143,15 @@ pub fn wrap<'a>(json: &'a Json, decl: &'a Decl) -> Result<Value<'a>, EvalError> 
         }
         (DeclKind::List { .. }, Json::Array(items)) => Value::List(List::Json(items, decl)),
         (DeclKind::List { .. }, _) => {
-            return Err(EvalError::new("invalid data, expected an array for the provided schema with type=array"));
+            return Err(EvalError::new(
+                "invalid data, expected an array for the provided schema with type=array",
+            ));
         }
         (DeclKind::Map { .. } | DeclKind::Object(_), Json::Object(map)) => Value::Map(Map::Json(map, decl)),
         (DeclKind::Map { .. } | DeclKind::Object(_), _) => {
-            return Err(EvalError::new("invalid data, expected a map for the provided schema with type=object"));
+            return Err(EvalError::new(
+                "invalid data, expected a map for the provided schema with type=object",
+            ));
         }
         _ => return wrong("string"),
     })
@@ -179,10 +182,9 @@ fn formatted<'a>(text: &'a str, kind: &DeclKind) -> Result<Value<'a>, EvalError>
                 .map_err(|e| EvalError::new(format!("Invalid byte formatted string {text}: {e}")))?;
             Value::Bytes(data.into())
         }
-        DeclKind::Duration => Value::Duration(
-            time::parse_openapi_duration(text)
-                .ok_or_else(|| EvalError::new(format!("Invalid duration {text}: time: invalid duration {text:?}")))?,
-        ),
+        DeclKind::Duration => Value::Duration(time::parse_openapi_duration(text).ok_or_else(|| {
+            EvalError::new(format!("Invalid duration {text}: time: invalid duration {text:?}"))
+        })?),
         DeclKind::Date => Value::Timestamp(
             time::parse_date(text)
                 .ok_or_else(|| EvalError::new(format!("Invalid date formatted string {text}")))?,
@@ -250,16 +252,15 @@ impl<'a> List<'a> {
         if self.len() != other.len() {
             return false;
         }
-        let pairs = || {
-            self.iter().zip(other.iter()).all(|(a, b)| matches!((a, b), (Ok(a), Ok(b)) if a.equals(&b)))
-        };
+        let pairs =
+            || self.iter().zip(other.iter()).all(|(a, b)| matches!((a, b), (Ok(a), Ok(b)) if a.equals(&b)));
         match self.kind() {
             // The order of sets and keyed lists says nothing.
             Some(ListKind::Set | ListKind::Map(_)) => {
                 pairs()
-                    || self.iter().all(|a| {
-                        a.is_ok_and(|a| other.iter().any(|b| b.is_ok_and(|b| a.equals(&b))))
-                    })
+                    || self
+                        .iter()
+                        .all(|a| a.is_ok_and(|a| other.iter().any(|b| b.is_ok_and(|b| a.equals(&b)))))
             }
             _ => pairs(),
         }
@@ -348,9 +349,10 @@ impl<'a> Map<'a> {
 
     fn equals(&self, other: &Map<'a>) -> bool {
         self.len() == other.len()
-            && self.keys().iter().all(|k| {
-                matches!((self.get(k), other.get(k)), (Some(Ok(a)), Some(Ok(b))) if a.equals(&b))
-            })
+            && self
+                .keys()
+                .iter()
+                .all(|k| matches!((self.get(k), other.get(k)), (Some(Ok(a)), Some(Ok(b))) if a.equals(&b)))
     }
 }
 
@@ -446,9 +448,10 @@ impl<'a> Value<'a> {
         match (self, other) {
             (Self::Null, Self::Null) => true,
             (Self::Bool(a), Self::Bool(b)) => a == b,
-            (Self::Int(_) | Self::Uint(_) | Self::Double(_), Self::Int(_) | Self::Uint(_) | Self::Double(_)) => {
-                self.compare(other) == Some(Ordering::Equal)
-            }
+            (
+                Self::Int(_) | Self::Uint(_) | Self::Double(_),
+                Self::Int(_) | Self::Uint(_) | Self::Double(_),
+            ) => self.compare(other) == Some(Ordering::Equal),
             (Self::Text(a), Self::Text(b)) => **a == **b,
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
             (Self::Timestamp(a), Self::Timestamp(b)) => a == b,

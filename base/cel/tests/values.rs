@@ -341,7 +341,7 @@ fn declared_data() {
         "self.when < timestamp('2025-01-01T00:00:00Z')",
         "self.__for__ == duration('60m')",
         "self.set == ['a', 'b'] && self.set + ['a', 'c'] == ['a', 'b', 'c']",
-        "self.by + [{'k': 'p', 'v': 9}] != self.by || true",
+        "self.by + self.by == self.by",
         "self.by.exists(e, e.k == 'q' && e.v == 2)",
         "self.map.z == 1 && 'z' in self.map && self.map.all(k, self.map[k] > 0)",
         "self.a__dash__b == 'dash'",
@@ -368,10 +368,8 @@ fn cost_is_counted_and_limited() {
     assert_eq!(cost("1 + 1"), 1);
     assert_eq!(cost("'a'.size()"), 1);
     assert_eq!(cost("[1, 2, 3].all(x, x > 0)"), 3 * (1 + 1 + 1 + 1 + 1) + 1);
-    let big = compile(&Env::default(), "lists.range(1000).all(x, lists.range(1000).all(y, x + y >= 0))").unwrap();
+    let big =
+        compile(&Env::default(), "lists.range(1000).all(x, lists.range(1000).all(y, x + y >= 0))").unwrap();
     let outcome = big.eval(&NoVars, cel::PER_CALL_LIMIT);
-    assert_eq!(
-        outcome.value.unwrap_err().to_string(),
-        "operation cancelled: actual cost limit exceeded"
-    );
+    assert_eq!(outcome.value.unwrap_err().to_string(), "operation cancelled: actual cost limit exceeded");
 }

@@ -235,8 +235,11 @@ impl<'d> Coster<'d> {
             None => matches!(self.checked.ty(c.range.id), Type::List(_)),
         };
         let place = self.place(&c.range);
-        let (keys, values) =
-            if is_list { (self.step(place, "@indices"), self.step(place, "@items")) } else { (self.step(place, "@keys"), self.step(place, "@values")) };
+        let (keys, values) = if is_list {
+            (self.step(place, "@indices"), self.step(place, "@items"))
+        } else {
+            (self.step(place, "@keys"), self.step(place, "@values"))
+        };
         let (key, value) = (entries.map(|e| e.key), entries.map(|e| e.value));
         match &c.var2 {
             Some(var2) => {

@@ -126,9 +126,7 @@ impl Checker<'_> {
             Kind::Literal(value) => literal(value),
             Kind::Ident(name) => match self.lookup(name) {
                 Some(ty) => ty,
-                None => {
-                    self.error(e.id, format!("undeclared reference to '{name}' (in container '')"))
-                }
+                None => self.error(e.id, format!("undeclared reference to '{name}' (in container '')")),
             },
             Kind::Select { operand, field, test } => self.select(e, operand, field, *test),
             Kind::Call { function, target, args } => self.call(e, function, target.as_deref(), args),
@@ -345,10 +343,12 @@ impl Checker<'_> {
             "timestamp" => literal(0)
                 .filter(|(_, t)| crate::library::time::parse_timestamp(t).is_none())
                 .map(|(id, t)| (id, format!("invalid timestamp argument: parsing time {t:?}"))),
-            "matches" | "find" | "findAll" => literal(if function == "matches" { last } else { 0 }).and_then(|(id, t)| {
-                let message = crate::library::regexes::compile(&t).err()?.message;
-                Some((id, format!("invalid {function} argument: {message}")))
-            }),
+            "matches" | "find" | "findAll" => {
+                literal(if function == "matches" { last } else { 0 }).and_then(|(id, t)| {
+                    let message = crate::library::regexes::compile(&t).err()?.message;
+                    Some((id, format!("invalid {function} argument: {message}")))
+                })
+            }
             _ => None,
         };
         if let Some((id, message)) = found {

@@ -12,9 +12,9 @@ use std::sync::Arc;
 pub(super) fn function(name: &str) -> Option<Function> {
     Some(match name {
         "url" => |args| {
-            parse_url(text(args)?).map(|u| Value::opaque(Opaque::Url(u))).map_err(|e| {
-                EvalError::new(format!("URL parse error during conversion from string: {e}"))
-            })
+            parse_url(text(args)?)
+                .map(|u| Value::opaque(Opaque::Url(u)))
+                .map_err(|e| EvalError::new(format!("URL parse error during conversion from string: {e}")))
         },
         "isURL" => |args| Ok(Value::Bool(parse_url(text(args)?).is_ok())),
         "getScheme" => |args| url(args).map(|u| Value::text(u.scheme.as_str())),
@@ -24,7 +24,9 @@ pub(super) fn function(name: &str) -> Option<Function> {
         "getEscapedPath" => |args| url(args).map(|u| Value::text(u.path.as_str())),
         "getQuery" => |args| url(args).map(|u| query(&u.query)),
         "ip" => |args| match args {
-            [Value::Text(text)] => parse_ip(text).map(|ip| Value::opaque(Opaque::Ip(ip))).map_err(EvalError::new),
+            [Value::Text(text)] => {
+                parse_ip(text).map(|ip| Value::opaque(Opaque::Ip(ip))).map_err(EvalError::new)
+            }
             _ => cidr(args).map(|c| Value::opaque(Opaque::Ip(c.address))),
         },
         "isIP" => |args| Ok(Value::Bool(parse_ip(text(args)?).is_ok())),
@@ -133,9 +135,9 @@ pub(super) fn parse_url(text: &str) -> Result<Url, String> {
         return Err(bad(&format!("invalid port {:?} after host", format!(":{port}"))));
     }
     let mut escapes = path.match_indices('%');
-    if let Some((at, _)) = escapes
-        .find(|(at, _)| !path.as_bytes().get(at + 1..at + 3).is_some_and(|h| h.iter().all(u8::is_ascii_hexdigit)))
-    {
+    if let Some((at, _)) = escapes.find(|(at, _)| {
+        !path.as_bytes().get(at + 1..at + 3).is_some_and(|h| h.iter().all(u8::is_ascii_hexdigit))
+    }) {
         let part: String = path[at..].chars().take(3).collect();
         return Err(bad(&format!("invalid URL escape {part:?}")));
     }

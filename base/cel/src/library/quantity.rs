@@ -95,9 +95,9 @@ fn version(args: &[Value<'_>]) -> Result<Version, EvalError> {
 fn part<'a>(args: &[Value<'a>], of: fn(&Version) -> u64) -> Outcome<'a> {
     match args {
         [Value::Opaque(o)] => match &**o {
-            Opaque::Semver(version) => i64::try_from(of(version))
-                .map(Value::Int)
-                .map_err(|_| EvalError::new("integer overflow")),
+            Opaque::Semver(version) => {
+                i64::try_from(of(version)).map(Value::Int).map_err(|_| EvalError::new("integer overflow"))
+            }
             _ => Err(EvalError::no_overload()),
         },
         _ => Err(EvalError::no_overload()),

@@ -43,7 +43,11 @@ pub fn parse(text: &str) -> Result<Version, String> {
             return Err(format!("Invalid character(s) found in {name} number {part:?}"));
         }
         if part.len() > 1 && part.starts_with('0') {
-            return Err(format!("{}{} number must not contain leading zeroes {part:?}", name[..1].to_uppercase(), &name[1..]));
+            return Err(format!(
+                "{}{} number must not contain leading zeroes {part:?}",
+                name[..1].to_uppercase(),
+                &name[1..]
+            ));
         }
         part.parse().map_err(|_| format!("{name} number {part:?} is out of range"))
     };

@@ -28,8 +28,9 @@ pub(super) fn format<'a>(args: &[Value<'a>]) -> Outcome<'a> {
                 digits.push(*d);
                 chars.next();
             }
-            let parsed: usize =
-                digits.parse().map_err(|_| EvalError::new("error while formatting: could not parse precision"))?;
+            let parsed: usize = digits
+                .parse()
+                .map_err(|_| EvalError::new("error while formatting: could not parse precision"))?;
             if parsed > 1000 {
                 return Err(EvalError::new("error while formatting: precision too large"));
             }
@@ -38,7 +39,8 @@ pub(super) fn format<'a>(args: &[Value<'a>]) -> Outcome<'a> {
         let Some(verb) = chars.next() else {
             return Err(EvalError::new("unexpected end of string"));
         };
-        let value = list.get(next).unwrap_or_else(|| Err(EvalError::new(format!("index {next} out of range"))))?;
+        let value =
+            list.get(next).unwrap_or_else(|| Err(EvalError::new(format!("index {next} out of range"))))?;
         next += 1;
         out.push_str(&clause(verb, precision, &value)?);
     }

@@ -5,7 +5,9 @@ use super::Outcome;
 use crate::error::EvalError;
 use crate::run::Function;
 use crate::value::Value;
-use chrono::{DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime, Offset, SecondsFormat, Timelike, Utc};
+use chrono::{
+    DateTime, Datelike, FixedOffset, NaiveDate, NaiveDateTime, Offset, SecondsFormat, Timelike, Utc,
+};
 
 pub(super) fn function(name: &str) -> Option<Function> {
     Some(match name {
@@ -51,7 +53,8 @@ fn offset(zone: &str) -> Result<FixedOffset, EvalError> {
     let negative = hours.starts_with('-');
     let hours: i32 = hours.trim_start_matches(['+', '-']).parse().map_err(|_| unknown())?;
     let minutes: i32 = minutes.parse().map_err(|_| unknown())?;
-    let seconds = hours.checked_mul(3600).and_then(|h| h.checked_add(minutes.checked_mul(60)?)).ok_or_else(unknown)?;
+    let seconds =
+        hours.checked_mul(3600).and_then(|h| h.checked_add(minutes.checked_mul(60)?)).ok_or_else(unknown)?;
     FixedOffset::east_opt(if negative { -seconds } else { seconds }).ok_or_else(unknown)
 }
 

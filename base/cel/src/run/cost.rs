@@ -33,9 +33,23 @@ impl Kind {
             "check" => Self::Check,
             "fieldSelector" | "labelSelector" => Self::Selector,
             "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes" => Self::Traverse,
-            "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" | "cidr" | "isIP"
-            | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" | "startsWith" | "endsWith"
-            | "strings.quote" | "format" => Self::First(STRING),
+            "url"
+            | "lowerAscii"
+            | "upperAscii"
+            | "substring"
+            | "trim"
+            | "jsonpatch.escapeKey"
+            | "cidr"
+            | "isIP"
+            | "isCIDR"
+            | "quantity"
+            | "isQuantity"
+            | "semver"
+            | "isSemver"
+            | "startsWith"
+            | "endsWith"
+            | "strings.quote"
+            | "format" => Self::First(STRING),
             "ip" if overload != "cidr_ip" => Self::First(STRING),
             "replace" | "split" | "ip.isCanonical" => Self::First(2.0 * STRING),
             "bytes" | "string" if matches!(overload, "string_to_bytes" | "bytes_to_string") => {
@@ -103,9 +117,7 @@ fn traversal(value: &Value<'_>) -> u64 {
         Value::Bytes(data) => (data.len() as f64 * STRING) as u64,
         Value::List(List::Owned(items)) => items.iter().map(traversal).sum(),
         Value::List(list) => list.iter().map(|i| i.as_ref().map_or(1, traversal)).sum(),
-        Value::Map(Map::Owned(map)) => {
-            map.iter().map(|(k, v)| traversal(&k.value()) + traversal(v)).sum()
-        }
+        Value::Map(Map::Owned(map)) => map.iter().map(|(k, v)| traversal(&k.value()) + traversal(v)).sum(),
         Value::Map(map) => map
             .keys()
             .iter()

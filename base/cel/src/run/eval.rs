@@ -327,7 +327,10 @@ fn unwrap(value: Value<'_>) -> Result<Option<Value<'_>>, EvalError> {
     match value {
         Value::Optional(None) => Ok(None),
         Value::Optional(Some(inner)) => Ok(Some((*inner).clone())),
-        other => Err(EvalError::new(format!("cannot initialize optional entry from non-optional value {}", other.type_name()))),
+        other => Err(EvalError::new(format!(
+            "cannot initialize optional entry from non-optional value {}",
+            other.type_name()
+        ))),
     }
 }
 

@@ -4,8 +4,8 @@ mod cost;
 mod eval;
 mod plan;
 
-pub use eval::{Evaluation, NoVars, Vars};
 pub(crate) use eval::run;
+pub use eval::{Evaluation, NoVars, Vars};
 pub use plan::PlanError;
 pub(crate) use plan::plan;
 
@@ -27,20 +27,45 @@ pub(crate) enum Node {
     Select(Box<Node>, Box<str>),
     Has(Box<Node>, Box<str>),
     OptSelect(Box<Node>, Box<str>),
-    Index { operand: Box<Node>, index: Box<Node>, optional: bool },
+    Index {
+        operand: Box<Node>,
+        index: Box<Node>,
+        optional: bool,
+    },
     And(Box<Node>, Box<Node>),
     Or(Box<Node>, Box<Node>),
     If(Box<Node>, Box<Node>, Box<Node>),
     NotStrictlyFalse(Box<Node>),
-    Call { function: Function, cost: cost::Kind, args: Box<[Node]> },
-    List { items: Box<[Node]>, optional: Box<[usize]> },
+    Call {
+        function: Function,
+        cost: cost::Kind,
+        args: Box<[Node]>,
+    },
+    List {
+        items: Box<[Node]>,
+        optional: Box<[usize]>,
+    },
     Map(Box<[(Node, Node, bool)]>),
-    Struct { name: Box<str>, fields: Box<[(Box<str>, Node, bool)]> },
+    Struct {
+        name: Box<str>,
+        fields: Box<[(Box<str>, Node, bool)]>,
+    },
     /// `accu + [item]`, in place.
-    Append { slot: usize, item: Box<Node> },
+    Append {
+        slot: usize,
+        item: Box<Node>,
+    },
     /// `cel.@mapInsert(accu, ...)`, in place.
-    Insert { slot: usize, key: Option<Box<Node>>, value: Box<Node> },
-    Bind { slot: usize, init: Box<Node>, result: Box<Node> },
+    Insert {
+        slot: usize,
+        key: Option<Box<Node>>,
+        value: Box<Node>,
+    },
+    Bind {
+        slot: usize,
+        init: Box<Node>,
+        result: Box<Node>,
+    },
     Fold(Box<Fold>),
 }
 

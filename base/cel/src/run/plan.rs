@@ -66,7 +66,11 @@ impl Planner<'_> {
                         Node::Variable(field.as_str().into())
                     });
                 }
-                if *test { Node::Has(of, field.as_str().into()) } else { Node::Select(of, field.as_str().into()) }
+                if *test {
+                    Node::Has(of, field.as_str().into())
+                } else {
+                    Node::Select(of, field.as_str().into())
+                }
             }
             Kind::Call { function, target, args } => self.call(e, function, target.as_deref(), args)?,
             Kind::List { items, optional } => {

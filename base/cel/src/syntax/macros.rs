@@ -8,7 +8,11 @@ use crate::value::Value;
 pub(super) enum Outcome {
     Expanded(Expr),
     /// Not a macro: an ordinary member call.
-    Plain { target: Expr, name: String, args: Vec<Expr> },
+    Plain {
+        target: Expr,
+        name: String,
+        args: Vec<Expr>,
+    },
 }
 
 type Made = Result<Expr, SyntaxError>;
@@ -141,7 +145,11 @@ pub(super) fn receiver(
         args.drain(..2);
         (first, Some(second))
     } else {
-        let message = if bind { "optMap() variable name must be a simple identifier" } else { "argument must be a simple name" };
+        let message = if bind {
+            "optMap() variable name must be a simple identifier"
+        } else {
+            "argument must be a simple name"
+        };
         let first = simple(p, &args[0], message)?;
         args.remove(0);
         (first, None)
@@ -262,7 +270,8 @@ fn sort_by(p: &mut Parser, at: u32, target: Expr, mut args: Vec<Expr>) -> Made {
         Kind::List { .. } | Kind::Select { .. } | Kind::Ident(_) | Kind::Comprehension(_) | Kind::Call { .. }
     );
     if !fits {
-        let message = "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
+        let message =
+            "sortBy can only be applied to a list, identifier, comprehension, call or select expression";
         return Err(SyntaxError { at: p.position(&target), message: message.into() });
     }
     let var = simple(p, &args[0], "argument must be a simple name")?;

@@ -7,8 +7,23 @@ use crate::value::Value;
 
 /// Words no identifier may be.
 const RESERVED: [&str; 17] = [
-    "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package",
-    "namespace", "return", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
 ];
 
 /// Parses one expression. Never panics; depth and length are bounded.
@@ -185,12 +200,7 @@ impl Parser {
         }
     }
 
-    fn binary(
-        &mut self,
-        left: Expr,
-        function: &str,
-        next: fn(&mut Self) -> Result1<Expr>,
-    ) -> Result1<Expr> {
+    fn binary(&mut self, left: Expr, function: &str, next: fn(&mut Self) -> Result1<Expr>) -> Result1<Expr> {
         let at = self.here().at;
         self.advance();
         let right = next(self)?;

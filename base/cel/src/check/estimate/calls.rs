@@ -157,8 +157,8 @@ impl<'d> Coster<'d> {
         let cost = |cost| Some(Call { cost, size: None });
         match function {
             "check" => cost(Range::fixed(350_000)),
-            "serviceAccount" | "path" | "group" | "resource" | "subresource" | "namespace" | "name" | "allowed"
-            | "reason" | "error" | "errored" => cost(ONE),
+            "serviceAccount" | "path" | "group" | "resource" | "subresource" | "namespace" | "name"
+            | "allowed" | "reason" | "error" | "errored" => cost(ONE),
             "fieldSelector" | "labelSelector" if args.len() == 1 => {
                 let size = self.argument(&args[0]);
                 cost(Range::fixed(10).plus(size.factor(STRING)).plus(size.factor(0.5).factor(50.0)))
@@ -246,10 +246,32 @@ impl<'d> Coster<'d> {
                 let size = self.argument(&args[0]);
                 cost(size.factor(STRING).factor(128.0 * REGEX))
             }
-            "masked" | "prefixLength" | "family" | "isUnspecified" | "isLoopback" | "isLinkLocalMulticast"
-            | "isLinkLocalUnicast" | "isGlobalUnicast" | "format.named" | "sign" | "asInteger" | "isInteger"
-            | "asApproximateFloat" | "isGreaterThan" | "isLessThan" | "compareTo" | "add" | "sub" | "major"
-            | "minor" | "patch" | "getScheme" | "getHostname" | "getHost" | "getPort" | "getEscapedPath"
+            "masked"
+            | "prefixLength"
+            | "family"
+            | "isUnspecified"
+            | "isLoopback"
+            | "isLinkLocalMulticast"
+            | "isLinkLocalUnicast"
+            | "isGlobalUnicast"
+            | "format.named"
+            | "sign"
+            | "asInteger"
+            | "isInteger"
+            | "asApproximateFloat"
+            | "isGreaterThan"
+            | "isLessThan"
+            | "compareTo"
+            | "add"
+            | "sub"
+            | "major"
+            | "minor"
+            | "patch"
+            | "getScheme"
+            | "getHostname"
+            | "getHost"
+            | "getPort"
+            | "getEscapedPath"
             | "getQuery" => cost(ONE),
             "_==_" if args.len() == 2 => {
                 let (left, right) = (self.checked.ty(args[0].id), self.checked.ty(args[1].id));

@@ -99,7 +99,7 @@ fn what_did_not_change_warns() {
 fn a_definition_is_refused_for_its_rules() {
     let base = object(json!({
         "n": {"type": "integer"},
-        "l": {"type": "array", "items": {"type": "string"}},
+        "l": {"type": "array", "maxItems": 10, "items": {"type": "string", "maxLength": 10}},
         "m": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
     }));
     let place = "spec.versions[0].schema.openAPIV3Schema.properties[spec]";
