@@ -98,6 +98,8 @@ pub enum ErrorKind {
     Internal,
     TypeInvalid,
     TooShort,
+    /// Invalid, where the value is too large to be shown.
+    InvalidUnshown,
 }
 
 impl ErrorKind {
@@ -107,7 +109,7 @@ impl ErrorKind {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
             Self::Duplicate => "Duplicate value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::Invalid | Self::TypeInvalid | Self::InvalidUnshown => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
@@ -124,7 +126,7 @@ impl ErrorKind {
             Self::NotFound => "FieldValueNotFound",
             Self::Required => "FieldValueRequired",
             Self::Duplicate => "FieldValueDuplicate",
-            Self::Invalid => "FieldValueInvalid",
+            Self::Invalid | Self::InvalidUnshown => "FieldValueInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
@@ -228,6 +230,7 @@ impl FieldError {
             | ErrorKind::Forbidden
             | ErrorKind::TooLong
             | ErrorKind::TooShort
+            | ErrorKind::InvalidUnshown
             | ErrorKind::Internal => {}
             _ => {
                 out.push_str(": ");

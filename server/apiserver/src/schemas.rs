@@ -294,9 +294,14 @@ pub fn fill(resource: &Resource, object: Value) -> Value {
 }
 
 /// What only the schema can check: custom resources.
-pub fn validate(resource: &Resource, object: &Value) -> FieldErrors {
+pub fn validate(
+    resource: &Resource,
+    object: &Value,
+    old: Option<&Value>,
+    warnings: &mut Vec<String>,
+) -> FieldErrors {
     match &resource.custom {
-        Some(custom) => custom.validate(object),
+        Some(custom) => custom.validate(object, old, warnings),
         None => FieldErrors::default(),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::conversion::Webhook;
 use super::jsonpath::JsonPath;
+use super::rules::{self, Rules};
 use super::versions::Versions;
 use crate::aggregation::priorities;
 use crate::cache::{Cache, GroupResource};
@@ -12,7 +13,7 @@ use crate::resources::verbs;
 use crate::schemas::SchemaRef;
 use crate::subresources::ScalePaths;
 use crate::table::since;
-use machinery::field::{FieldErrors, Path};
+use machinery::field::{ErrorKind, FieldError, FieldErrors, Path};
 use machinery::schema::TypeId;
 use machinery::schema::structural::{Validator, compile, validator};
 use serde_json::{Value, json};
@@ -28,6 +29,7 @@ pub struct Custom {
     /// What a client that uses this version is told.
     pub warning: Option<String>,
     validator: Option<Validator>,
+    rules: Option<Rules>,
     published: Option<Value>,
     columns: Vec<Column>,
     scale: Option<ScalePaths>,
@@ -151,8 +153,31 @@ impl Custom {
         out
     }
 
-    pub fn validate(&self, object: &Value) -> FieldErrors {
-        self.validator.as_ref().map(|v| v.validate(object)).unwrap_or_default()
+    /// Schema, then rules. `old` is what an update replaces: what it already got wrong is let through, and rules
+    /// that would refuse it warn.
+    pub fn validate(&self, object: &Value, old: Option<&Value>, warnings: &mut Vec<String>) -> FieldErrors {
+        let mut errors = self.validator.as_ref().map(|v| v.validate(object)).unwrap_or_default();
+        if let (Some(old), Some(schema), false) = (old, &self.published, errors.is_empty()) {
+            errors = rules::unchanged(errors, schema, object, old);
+        }
+        let Some(rules) = &self.rules else { return errors };
+        let blocking = |e: &FieldError| {
+            use ErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+            matches!(e.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
+        };
+        if errors.0.iter().any(blocking) {
+            errors.push(FieldError {
+                kind: ErrorKind::Invalid,
+                path: "<nil>".into(),
+                bad_value: Value::Null,
+                detail: "some validation rules were not checked because the object was invalid; correct the existing \
+                         errors to complete validation"
+                    .into(),
+            });
+            return errors;
+        }
+        errors.extend(rules.validate(object, old, warnings));
+        errors
     }
 }
 
@@ -268,6 +293,7 @@ fn compile_all(
             version: name.clone(),
             warning: deprecation(group, kind, version, &versions),
             validator: schema.is_object().then(|| validator(schema)),
+            rules: Rules::compile(schema),
             published: Some(schema.clone()).filter(Value::is_object),
             columns: columns(version),
             scale: match (pointer("specReplicasPath"), pointer("statusReplicasPath")) {

@@ -7,6 +7,7 @@ mod controller;
 mod conversion;
 mod definition;
 mod jsonpath;
+pub mod rules;
 mod versions;
 
 pub use definition::Custom;

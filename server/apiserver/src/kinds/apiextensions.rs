@@ -133,6 +133,8 @@ fn versions(spec: &Value, errors: &mut FieldErrors) {
         if !has(at(version, "schema"), "openAPIV3Schema") {
             errors.required(&at_i.child("schema.openAPIV3Schema"), "schemas are required");
         }
+        let schema = at(at(version, "schema"), "openAPIV3Schema");
+        errors.extend(crate::crd::rules::admit::check(schema, &at_i.child("schema.openAPIV3Schema")));
         columns(version, &at_i, errors);
         subresources(version, &at_i, errors);
     }

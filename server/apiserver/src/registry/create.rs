@@ -92,7 +92,7 @@ impl ApiServer {
         }
         let mut allocation = self.services.allocate(resource, &mut object, None)?;
         let mut errors = schemas::validate_metadata(resource, &object);
-        errors.0.extend(schemas::validate(resource, &object).0);
+        errors.0.extend(schemas::validate(resource, &object, None, warnings).0);
         errors.0.extend(strategy.validate(&object).0);
         if !errors.0.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(&object), &errors));

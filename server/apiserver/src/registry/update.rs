@@ -100,7 +100,7 @@ impl ApiServer {
         }
         if !mode.trusted {
             let mut errors = schemas::validate_metadata_update(resource, &new, old);
-            errors.0.extend(schemas::validate(resource, &new).0);
+            errors.0.extend(schemas::validate(resource, &new, Some(old), warnings).0);
             errors.0.extend(strategy.validate_update(&new, old, part).0);
             if !errors.0.is_empty() {
                 return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
