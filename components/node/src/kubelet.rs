@@ -42,8 +42,14 @@ struct Entry {
 }
 
 impl Pods {
+    /// Those the API knows. Of two with one name the other is on its way out.
     pub fn all(&self) -> Vec<Arc<Pod>> {
-        self.known.lock().values().filter(|e| !e.task.is_finished()).map(|e| e.pod.clone()).collect()
+        self.known
+            .lock()
+            .values()
+            .filter(|e| !e.gone && !e.task.is_finished())
+            .map(|e| e.pod.clone())
+            .collect()
     }
 
     pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
