@@ -109,6 +109,13 @@ impl Authority {
     }
 }
 
+/// When a certificate ends, in seconds since 1970.
+pub fn not_after(certificate: &CertificateDer<'_>) -> Result<i64, PkiError> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| PkiError::Malformed("certificate"))?;
+    Ok(parsed.validity().not_after.timestamp())
+}
+
 /// A certificate with its private key.
 #[derive(Clone, Debug)]
 pub struct Leaf {
