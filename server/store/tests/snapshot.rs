@@ -78,7 +78,7 @@ async fn what_was_saved_comes_back_and_revisions_only_grow() {
     for seen in [1, saved.revision, lost, revision - 1] {
         assert!(matches!(store.watch(b"", seen).await.map(|_| ()), Err(StoreError::Compacted(_))), "{seen}");
     }
-    store.watch(b"", revision).await.unwrap();
+    drop(store.watch(b"", revision).await.unwrap());
     assert_eq!(put(&*store, "/k/next", "x").await, revision + 1);
     // A compare-and-put against what the snapshot held still holds.
     let (_, modified, _) = before["/k/07"];

@@ -154,6 +154,11 @@ impl Leaf {
         Self::new(PrivateKey::from_pem(key)?, pem::certificates(certificates)?)
     }
 
+    /// Whom it names.
+    pub fn common_name(&self) -> &str {
+        &self.subject.common_name
+    }
+
     pub fn certificate_pem(&self) -> String {
         self.chain.iter().map(|c| pem::encode("CERTIFICATE", c)).collect()
     }
