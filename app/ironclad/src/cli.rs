@@ -34,6 +34,8 @@ pub enum Command {
     Down(Down),
     /// Images of this machine: import, pull, list, remove
     Image(Image),
+    /// Back up the embedded store, and restore it
+    Snapshot(Snapshot),
     /// Deploy the example application and print a URL that answers
     Demo(Demo),
     /// Print versions
@@ -232,6 +234,49 @@ pub enum ImageCommand {
         images: Vec<String>,
         #[command(flatten)]
         data_dir: DataDir,
+    },
+}
+
+/// One file with everything the embedded store of a data directory holds, at one revision. Certificates and keys
+/// (DIR/pki) are not in it: keep a copy of that folder beside your snapshots. With `--store etcd=...`, use etcd's tools.
+#[derive(Args, Clone, Debug)]
+pub struct Snapshot {
+    #[command(subcommand)]
+    pub command: SnapshotCommand,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+pub enum SnapshotCommand {
+    /// Save the store to a new file, also while a cluster uses it
+    Save {
+        /// The file to make; one that is there is never overwritten
+        file: Utf8PathBuf,
+        #[command(flatten)]
+        data_dir: DataDir,
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Make the store of a data directory that has none from a snapshot; nothing may run there
+    ///
+    /// The restored store's revision is the snapshot's plus --revision-bump, and no history lies before it: clients that
+    /// saw later revisions of the lost store start their watches over, and no revision is given out twice.
+    Restore {
+        /// The snapshot
+        file: Utf8PathBuf,
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// How far the revision jumps; must be more than the writes that were lost
+        #[arg(long, value_name = "N", default_value_t = store::embedded::snapshot::BUMP)]
+        revision_bump: u64,
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Check a snapshot's hash and say what is in it
+    Status {
+        /// The snapshot
+        file: Utf8PathBuf,
+        #[arg(long, short, value_enum, default_value_t)]
+        output: Output,
     },
 }
 

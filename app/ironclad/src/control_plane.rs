@@ -24,6 +24,8 @@ pub struct ControlPlane {
     pub pki: Pki,
     pub port: u16,
     pub advertise: Ipv4Addr,
+    /// Signs service-account tokens.
+    issuer: Arc<apiserver::tokens::Issuer>,
 }
 
 /// What upstream's controllers call themselves.
@@ -79,6 +81,7 @@ pub async fn start(
             Err(error) => tracing::error!(%error, "the listener keeps the authorities it had"),
         });
     followed.start(&pki, &security, listener_authorities, stop, tasks);
+    let issuer = security.token_issuer.clone();
     let mut config = apiserver::Config::secure(cache, security);
     config.advertise = Some((IpAddr::V4(advertise), port));
     config.service_cidr = flags.service_cidr.to_string().parse().map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -102,7 +105,7 @@ pub async fn start(
     tasks.spawn(async move { serving.serve(listener, Arc::new(move || tls.load_full()), until).await });
     progress.step(&format!("API server ready on port {port}"));
 
-    Ok(ControlPlane { server, pki, port, advertise })
+    Ok(ControlPlane { server, pki, port, advertise, issuer })
 }
 
 impl ControlPlane {
@@ -127,10 +130,14 @@ impl ControlPlane {
         tasks: &mut JoinSet<()>,
     ) {
         let server = self.server.clone();
+        let issuer = self.issuer.clone();
         let controllers = controllers::Config {
             client_for: Some(Arc::new(move |name: &str| account_client(&server, name, MANAGER))),
             root_ca: Some(self.pki.ca.certificate_pem().to_owned()),
             signer: Some(self.pki.ca.clone()),
+            legacy_token: Some(Arc::new(move |namespace: &str, name: &str, uid: &str, secret: &str| {
+                issuer.sign_legacy(namespace, name, uid, secret).ok()
+            })),
             cluster_cidr: Some(flags.pod_cidr.to_string()),
             ..controllers::Config::default()
         };

@@ -9,7 +9,7 @@ use apiserver::authentication::{
 use apiserver::authorization::config::{AuthorizationConfiguration, ConnectionInfo, WebhookConfig, duration};
 use apiserver::remote::kubeconfig;
 use apiserver::security::reload::{self, AuthenticationReload};
-use apiserver::security::{Security, SecurityConfig};
+use apiserver::security::{CelCompiler, Security, SecurityConfig};
 use apiserver::tokens::jose;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
@@ -171,6 +171,7 @@ impl Flags {
                 extra_prefix: self.requestheader_extra_headers_prefix.clone(),
                 allowed: self.requestheader_allowed_names.iter().filter(|n| !n.is_empty()).cloned().collect(),
             },
+            compiler: Some(Arc::new(CelCompiler)),
             ..SecurityConfig::default()
         };
         for issuer in &self.service_account_issuer {

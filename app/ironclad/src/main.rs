@@ -15,6 +15,7 @@ mod node_stack;
 mod place;
 mod preflight;
 mod progress;
+mod snapshot;
 mod up;
 mod version;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             cli::Command::Agent(flags) => up::agent(flags).await,
             cli::Command::Down(flags) => down::run(flags).await,
             cli::Command::Image(flags) => images::run(flags.command).await,
+            cli::Command::Snapshot(flags) => snapshot::run(flags.command),
             cli::Command::Demo(flags) => demo::run(flags).await,
             cli::Command::Version(flags) => version::run(flags),
         }

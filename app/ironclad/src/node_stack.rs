@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use client::InformerFactory;
 use k8s_openapi::api::core::v1::Node;
 use kit::Shutdown;
-use kit::pki::{Leaf, LeafSpec, Pki, Sans};
+use kit::pki::{LeafSpec, Pki, RotatingCertificate, Sans};
 use kube::Api;
 use network::dataplane::{Cidr, Dataplane};
 use network::machine::Machine;
@@ -24,17 +24,26 @@ use tokio::task::JoinSet;
 
 /// How the node proves itself to those who call its API, and whom it listens to.
 pub struct Serving {
-    pub leaf: Leaf,
+    /// Renewed in its slot by whoever made it.
+    pub certificate: Arc<RotatingCertificate>,
     /// Signs the clients, the API server among them.
     pub client_ca: Vec<rustls::pki_types::CertificateDer<'static>>,
 }
 
 impl Serving {
-    /// Beside a control plane, the cluster's authority is at hand.
-    pub fn local(pki: &Pki, node: &str, address: Ipv4Addr) -> Result<Self> {
+    /// Beside a control plane, the cluster's authority is at hand; it renews the certificate until `stop`.
+    pub fn local(
+        pki: &Pki,
+        node: &str,
+        address: Ipv4Addr,
+        stop: &Shutdown,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<Self> {
         let spec = LeafSpec::server(user_of(node), sans_of(node, address));
         let leaf = pki.leaf("kubelet", &spec).context("issue the node's certificate")?;
-        Ok(Self { leaf, client_ca: vec![pki.ca.certificate().clone()] })
+        let certificate = RotatingCertificate::new(&leaf)?;
+        tasks.spawn(pki.clone().keep_fresh("kubelet".into(), spec, certificate.clone(), stop.clone()));
+        Ok(Self { certificate, client_ca: vec![pki.ca.certificate().clone()] })
     }
 }
 
@@ -152,8 +161,8 @@ pub async fn start(
 }
 
 fn agent_config(config: &NodeConfig) -> Result<node::Config> {
-    let Serving { leaf, client_ca } = &config.serving;
-    let tls = node::tls_config(leaf.chain.clone(), leaf.key.to_rustls(), client_ca.clone());
+    let Serving { certificate, client_ca } = &config.serving;
+    let tls = node::tls_config(certificate.clone(), client_ca.clone());
     let tls = tls.context("set up the kubelet's TLS")?;
     let mut agent = node::Config::new(&config.name, config.place.data.join("node"), Arc::new(tls));
     agent.addresses = vec![config.address.into()];

@@ -3,7 +3,7 @@
 use crate::cli::{Agent, Node as NodeFlags, Output, Server, Up};
 use crate::control_plane::{self, ControlPlane};
 use crate::data_dir::DataDir;
-use crate::join;
+use crate::join::{self, Credentials};
 use crate::node_stack::{self, NodeConfig, Serving};
 use crate::place::Place;
 use crate::preflight;
@@ -40,9 +40,11 @@ pub async fn up(flags: Up) -> Result<()> {
     let informers = run.components(&control_plane, &flags.control_plane);
     let name = node_name(&flags.node)?;
     let user = format!("system:node:{name}");
+    let (pki, address) = (&control_plane.pki, control_plane.advertise);
+    let serving = Serving::local(pki, &name, address, &run.stop, &mut run.tasks)?;
     let node = NodeConfig {
         place,
-        serving: Serving::local(&control_plane.pki, &name, control_plane.advertise)?,
+        serving,
         flags: flags.node,
         name,
         service_cidr: flags.control_plane.service_cidr,
@@ -80,8 +82,9 @@ pub async fn agent(flags: Agent) -> Result<()> {
     if let Err(error) = std::fs::File::open(&flags.kubeconfig) {
         bail!("cannot read kubeconfig {}: {error}; give --kubeconfig the node's", flags.kubeconfig);
     }
-    let client = client::remote_as(&flags.kubeconfig, &client::user_agent("kubelet", "")).await?;
-    client.apiserver_version().await.with_context(|| {
+    let name = node_name(&flags.node)?;
+    let credentials = Credentials::find(&flags.kubeconfig, &flags.data_dir.data_dir, &name).await?;
+    credentials.client().apiserver_version().await.with_context(|| {
         format!("the cluster of {} cannot be reached; is its control plane running?", flags.kubeconfig)
     })?;
     progress.step("cluster reached");
@@ -91,10 +94,12 @@ pub async fn agent(flags: Agent) -> Result<()> {
     place.claim()?;
     let mut run = Run::new()?;
     let runtime = node_stack::open_runtime(&place, &flags.node).await?;
-    let name = node_name(&flags.node)?;
+    let client = credentials.become_node(&data, &progress, &run.stop, &mut run.tasks).await?;
     let address = network::machine::primary_address()?.map(|(address, _)| address);
     let address = address.context("this machine has no address that others could reach it at")?;
-    let serving = join::serving(&client, &data, &name, address, &progress).await?;
+    let (stop, tasks) = (&run.stop, &mut run.tasks);
+    let serving =
+        join::serving(&client, &data, &flags.kubeconfig, &name, address, &progress, stop, tasks).await?;
     let node = NodeConfig {
         serving,
         place,

@@ -36,6 +36,11 @@ pub async fn remote(path: impl AsRef<Path>) -> Result<kube::Client, ConnectError
 
 /// [`remote`] under a name: its first word becomes the manager of fields the client sets.
 pub async fn remote_as(path: impl AsRef<Path>, agent: &str) -> Result<kube::Client, ConnectError> {
+    remote_config(settings(path, agent).await?)
+}
+
+/// What [`remote_as`] makes its client of.
+pub async fn settings(path: impl AsRef<Path>, agent: &str) -> Result<kube::Config, ConnectError> {
     let path = path.as_ref();
     let wrap = |source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
     let file = Kubeconfig::read_from(path).map_err(wrap)?;
@@ -44,7 +49,7 @@ pub async fn remote_as(path: impl AsRef<Path>, agent: &str) -> Result<kube::Clie
     if let Ok(value) = http::HeaderValue::from_str(agent) {
         config.headers.push((http::header::USER_AGENT, value));
     }
-    remote_config(config)
+    Ok(config)
 }
 
 /// A `User-Agent` in upstream's form: `<component>/v1.36.0 (linux/amd64) kubernetes/ironclad[/<part>]`.

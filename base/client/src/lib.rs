@@ -14,11 +14,13 @@ pub mod leader;
 pub mod objects;
 pub mod patch;
 pub mod queue;
+mod rotating;
 mod wait;
 
-pub use connect::{ConnectError, in_process, remote, remote_as, remote_config, user_agent};
+pub use connect::{ConnectError, in_process, remote, remote_as, remote_config, settings, user_agent};
 pub use events::{EventRecorder, EventType};
 pub use informer::{Change, Informer, InformerFactory, MetaChange, ObjectKey, Scope};
 pub use leader::{LeaderConfig, LeaderElection};
 pub use queue::WorkQueue;
+pub use rotating::Rotating;
 pub use wait::until;

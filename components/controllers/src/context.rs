@@ -23,6 +23,9 @@ pub enum Error {
     NotEmpty(String),
 }
 
+/// See [`Config::legacy_token`].
+pub type LegacyToken = Arc<dyn Fn(&str, &str, &str, &str) -> Option<String> + Send + Sync>;
+
 /// Settings of the controllers; the default suits one node.
 #[derive(Clone)]
 pub struct Config {
@@ -33,6 +36,9 @@ pub struct Config {
     pub root_ca: Option<String>,
     /// Signs approved certificate requests of the built-in signers. `None`: they wait for another signer.
     pub signer: Option<kit::pki::Authority>,
+    /// Signs the token of a service account's Secret: namespace, account, the account's uid, secret. `None`: such
+    /// Secrets stay empty.
+    pub legacy_token: Option<LegacyToken>,
     /// Pod addresses of the cluster, cut into one range a node. `None`: nodes bring their own.
     pub cluster_cidr: Option<String>,
     /// Prefix length of a node's range.
@@ -49,6 +55,7 @@ impl Default for Config {
             client_for: None,
             root_ca: None,
             signer: None,
+            legacy_token: None,
             cluster_cidr: None,
             node_cidr_mask: 24,
             node_grace: Duration::from_secs(50),
@@ -111,7 +118,12 @@ pub async fn run(
         ("namespace", Box::pin(crate::namespace::run(cx.clone()))),
         ("serviceaccount", Box::pin(crate::serviceaccount::run(cx.clone()))),
         ("root-ca-cert-publisher", Box::pin(crate::rootca::run(cx.clone()))),
-        ("csrsigning", Box::pin(crate::signer::run(cx.clone()))),
+        ("serviceaccount-token", Box::pin(crate::tokens::secrets::run(cx.clone()))),
+        ("legacy-serviceaccount-token-cleaner", Box::pin(crate::tokens::clean::run(cx.clone()))),
+        ("token-cleaner", Box::pin(crate::tokens::bootstrap::run(cx.clone()))),
+        ("csrapproving", Box::pin(crate::certificates::approve::run(cx.clone()))),
+        ("csrsigning", Box::pin(crate::certificates::sign::run(cx.clone()))),
+        ("csrcleaner", Box::pin(crate::certificates::clean::run(cx.clone()))),
         ("daemonset", Box::pin(crate::daemonset::run(cx.clone()))),
         ("statefulset", Box::pin(crate::statefulset::run(cx.clone()))),
         ("job", Box::pin(crate::job::run(cx.clone()))),

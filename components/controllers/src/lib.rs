@@ -4,6 +4,7 @@
 //! level-triggered, woken by events only, and ask whether an optional kind is served before they watch it. They share
 //! the informers of the [`InformerFactory`] they are handed, so each kind is cached once in a process.
 
+pub mod certificates;
 mod common;
 mod context;
 pub mod cronjob;
@@ -20,8 +21,8 @@ pub mod replicaset;
 pub mod rootca;
 pub mod served;
 pub mod serviceaccount;
-pub mod signer;
 pub mod statefulset;
+pub mod tokens;
 
 pub(crate) use context::synced;
 pub use context::{Config, Context, Error, run};

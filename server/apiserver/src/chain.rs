@@ -178,7 +178,7 @@ async fn proceed(
     time: Option<Duration>,
     long: bool,
 ) -> Result<Response<Body>, ApiError> {
-    let impersonated = impersonate(server, &user, &parts.headers).await?;
+    let impersonated = impersonate(server, &user, &parts.headers, &info, &query).await?;
     if let (Some(record), Some(user)) = (&trail.record, &impersonated) {
         record.impersonated(user);
     }
@@ -253,15 +253,18 @@ async fn impersonate(
     server: &ApiServer,
     user: &UserInfo,
     headers: &HeaderMap,
+    info: &RequestInfo,
+    query: &Query,
 ) -> Result<Option<UserInfo>, ApiError> {
     let refuse = |error: ImpersonationError| match error {
-        ImpersonationError::WithoutUser(_) => ApiError::internal(error),
+        ImpersonationError::WithoutUser(_) => ApiError::bad_request(error.to_string()),
         ImpersonationError::Forbidden { attributes, reason } => refusal(&attributes, &reason),
     };
     match impersonation::requested(headers).map_err(refuse)? {
         None => Ok(None),
         Some(target) => {
-            impersonation::allow(&*server.config.authorizer, user, target).await.map(Some).map_err(refuse)
+            let request = attributes(user, info, query);
+            impersonation::allow(&*server.config.authorizer, &request, target).await.map(Some).map_err(refuse)
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Everything that decides who may do what, built in one place.
 
+mod cel;
 pub mod reload;
+
+pub use self::cel::CelCompiler;
 
 use crate::admission::{self, AdmissionConfig, Plugin};
 use crate::authentication::HeaderNames;

@@ -109,6 +109,13 @@ impl Authority {
     }
 }
 
+/// When a certificate ends, in seconds since 1970.
+pub fn not_after(certificate: &CertificateDer<'_>) -> Result<i64, PkiError> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| PkiError::Malformed("certificate"))?;
+    Ok(parsed.validity().not_after.timestamp())
+}
+
 /// A certificate with its private key.
 #[derive(Clone, Debug)]
 pub struct Leaf {
@@ -145,6 +152,11 @@ impl Leaf {
 
     pub fn from_pem(certificates: &[u8], key: &[u8]) -> Result<Self, PkiError> {
         Self::new(PrivateKey::from_pem(key)?, pem::certificates(certificates)?)
+    }
+
+    /// Whom it names.
+    pub fn common_name(&self) -> &str {
+        &self.subject.common_name
     }
 
     pub fn certificate_pem(&self) -> String {

@@ -13,7 +13,7 @@ pub mod pem;
 mod tls;
 
 pub use certificate::{LeafSpec, Request, Sans, Subject, Usages, YEAR, new_request};
-pub use directory::{Authority, Leaf, Pki};
+pub use directory::{Authority, Leaf, Pki, not_after};
 pub use key::{PrivateKey, verify_fixed};
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use tls::{ClientVerifier, RotatingCertificate, client_config, provider, server_config};

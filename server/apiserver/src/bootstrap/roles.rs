@@ -24,6 +24,7 @@ impl Defaults {
             match (line.starts_with(' '), words.as_slice()) {
                 (true, words) => role.iter_mut().for_each(|r| r.rule(words)),
                 (false, ["bind", subjects @ ..]) => role.iter_mut().for_each(|r| r.bind(subjects)),
+                (false, ["also", name, role, subjects @ ..]) => out.also(name, role, subjects),
                 (false, ["controller", name]) => {
                     out.close(role.replace(Role::controller(name)));
                 }
@@ -35,6 +36,18 @@ impl Defaults {
         }
         out.close(role);
         out
+    }
+
+    fn also(&mut self, name: &str, role: &str, subjects: &[&str]) {
+        let mut of = Role::new(name, &[]);
+        of.bind(subjects);
+        self.cluster_role_bindings.push(json!({
+            "apiVersion": format!("{GROUP}/v1"),
+            "kind": "ClusterRoleBinding",
+            "metadata": of.metadata(&[]),
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": role},
+            "subjects": of.subjects,
+        }));
     }
 
     fn close(&mut self, role: Option<Role>) {
@@ -203,7 +216,7 @@ mod tests {
             let words = line.split_whitespace().collect::<Vec<_>>();
             let good = match (line.starts_with("  "), words.as_slice()) {
                 (true, ["events"] | ["from", _] | [_, "@", _] | [_, _, _] | [_, _, _, _]) => true,
-                (false, ["controller", _] | ["role", _] | ["bind", _, ..]) => true,
+                (false, ["controller", _] | ["role", _] | ["bind", _, ..] | ["also", _, _, _]) => true,
                 (false, ["role", _, label]) => label.starts_with('+'),
                 _ => false,
             };
@@ -288,6 +301,9 @@ mod tests {
             bound,
             [
                 "cluster-admin",
+                "kubeadm:kubelet-bootstrap",
+                "kubeadm:node-autoapprove-bootstrap",
+                "kubeadm:node-autoapprove-certificate-rotation",
                 "system:basic-user",
                 "system:coredns",
                 "system:discovery",

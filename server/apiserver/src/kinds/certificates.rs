@@ -3,6 +3,9 @@
 use super::kind::{Kind, carry};
 use super::support::{at, int, items, same, text, texts};
 use crate::authentication::UserInfo;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{SecondsFormat, Utc};
 use machinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
@@ -73,6 +76,31 @@ fn update(object: &mut Value, old: &Value, subresource: &str) {
         }
         object["status"]["conditions"] = wanted;
     }
+    if !subresource.is_empty() {
+        stamp(object, old);
+    }
+}
+
+/// Conditions that come without their times get them.
+fn stamp(object: &mut Value, old: &Value) {
+    let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+    let before = items(at(old, "status"), "conditions");
+    let Some(conditions) = object.pointer_mut("/status/conditions").and_then(Value::as_array_mut) else {
+        return;
+    };
+    for condition in conditions.iter_mut().filter(|c| c.is_object()) {
+        if text(condition, "lastUpdateTime").is_empty() {
+            condition["lastUpdateTime"] = now.clone().into();
+        }
+        if text(condition, "lastTransitionTime").is_empty() {
+            let same = |c: &&Value| {
+                ["type", "status"].iter().all(|member| text(c, member) == text(condition, member))
+            };
+            let known = before.iter().find(same).map(|c| text(c, "lastTransitionTime").to_owned());
+            let time = known.filter(|t| !t.is_empty()).unwrap_or_else(|| now.clone());
+            condition["lastTransitionTime"] = time.into();
+        }
+    }
 }
 
 const USAGES: &[&str] = &[
@@ -104,8 +132,10 @@ const USAGES: &[&str] = &[
 fn validate(object: &Value, errors: &mut FieldErrors) {
     let path = Path::new("spec");
     let spec = at(object, "spec");
-    if text(spec, "request").is_empty() {
-        errors.invalid(&path.child("request"), "", "PEM block type must be CERTIFICATE REQUEST");
+    let request = text(spec, "request");
+    let pem = STANDARD.decode(request).ok().filter(|pem| kit::pki::Request::from_pem(pem).is_ok());
+    if pem.is_none() {
+        errors.invalid(&path.child("request"), request, "PEM block type must be CERTIFICATE REQUEST");
     }
     if items(spec, "usages").is_empty() {
         errors.required(&path.child("usages"), "usages is required for certificates.k8s.io/v1 requests");
@@ -124,6 +154,9 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     let at_signer = path.child("signerName");
     match signer.split_once('/') {
         _ if signer.is_empty() => errors.required(&at_signer, ""),
+        _ if signer == "kubernetes.io/legacy-unknown" => {
+            errors.invalid(&at_signer, signer, "the legacy signerName is not allowed via this API version")
+        }
         None => errors.invalid(
             &at_signer,
             signer,
@@ -205,10 +238,14 @@ mod tests {
     fn checks() {
         let row = find(GROUP, "CertificateSigningRequest").unwrap();
         let csr = |spec: Value| json!({"metadata": {"name": "x"}, "spec": spec});
-        let good = csr(json!({"request": "eA==", "signerName": "a.b/c", "usages": ["client auth"]}));
+        let key = kit::pki::PrivateKey::generate().unwrap();
+        let pem = kit::pki::new_request(&key, &kit::pki::Subject::new("x", &[]), &kit::pki::Sans::default());
+        let good = csr(
+            json!({"request": STANDARD.encode(pem.unwrap()), "signerName": "a.b/c", "usages": ["client auth"]}),
+        );
         assert!(row.validate(&good).is_empty());
         let got: Vec<_> = row
-            .validate(&csr(json!({"request": "x", "signerName": "x", "usages": ["fly"]})))
+            .validate(&csr(json!({"request": good["spec"]["request"], "signerName": "x", "usages": ["fly"]})))
             .0
             .iter()
             .map(ToString::to_string)
@@ -242,5 +279,12 @@ mod tests {
             approved["status"].get("certificate").is_none()
                 && approved["status"]["conditions"][0]["type"] == "Approved"
         );
+        let condition = approved["status"]["conditions"][0].clone();
+        assert!(condition["lastUpdateTime"].is_string() && condition["lastTransitionTime"].is_string());
+        let garbage =
+            csr(json!({"request": "eA==", "signerName": "kubernetes.io/legacy-unknown", "usages": ["any"]}));
+        let got: Vec<_> = row.validate(&garbage).0.iter().map(ToString::to_string).collect();
+        assert!(got[0].contains("PEM block type must be CERTIFICATE REQUEST"), "{got:?}");
+        assert!(got[1].contains("the legacy signerName is not allowed via this API version"), "{got:?}");
     }
 }

@@ -7,6 +7,7 @@
 //! * `ttl(expires, revision)`: the live rows that expire.
 //! * `meta(name, value)`: `compacted`: history at and below it is gone; `swept`: how far its rows were removed.
 
+use super::snapshot::Record;
 use crate::{Event, Expect, KeyValue, Op, Range, Revision, StoreError, Write, Written};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -365,6 +366,88 @@ impl Drop for Rollback<'_> {
         {
             tracing::error!(%error, "store rollback failed");
         }
+    }
+}
+
+/// Every live key of the database at one revision: first `None`, then each one, until `each` returns false. Returns the
+/// revision. Opens a connection of its own and holds up nobody.
+pub(super) fn each_live(
+    path: &Path,
+    mut each: impl FnMut(Revision, Option<Record>) -> bool,
+) -> Result<Revision, StoreError> {
+    let mut connection = connect(path, 1 << 20, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let snapshot = connection.transaction()?;
+    let application: i64 = snapshot.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if application != APPLICATION_ID {
+        return Err(StoreError::Corrupt(format!("{} is another program's database", path.display())));
+    }
+    let revision = head(&snapshot)?;
+    if !each(revision, None) {
+        return Ok(revision);
+    }
+    let mut rows = snapshot.prepare(
+        "SELECT c.key, l.value, l.revision, l.created, l.expires FROM current c
+         LEFT JOIN log l ON l.revision = c.revision ORDER BY c.key",
+    )?;
+    let mut rows = rows.query([])?;
+    while let Some(row) = rows.next()? {
+        let key = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?.to_vec();
+        let Some(value) = row.get_ref(1)?.as_blob_or_null().map_err(rusqlite::Error::from)? else {
+            return Err(StoreError::Corrupt("a live key has no row in the log".into()));
+        };
+        let record = Record {
+            key,
+            value: value.to_vec(),
+            modified: uint(row, 2)?,
+            created: uint(row, 3)?,
+            expires: uint(row, 4)?,
+        };
+        if !each(revision, Some(record)) {
+            break;
+        }
+    }
+    Ok(revision)
+}
+
+/// Fills a new database with live keys, in one transaction.
+pub(super) struct Filler(Connection);
+
+impl Filler {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let db = Db::open(path, 4 << 20)?;
+        db.connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(Self(db.connection))
+    }
+
+    pub(super) fn put(&mut self, r: &Record) -> Result<(), StoreError> {
+        let log = "INSERT INTO log VALUES(?1, ?2, ?3, 0, 0, ?4, ?5)";
+        self.0.prepare_cached(log)?.execute(params![
+            int(r.modified),
+            r.key,
+            int(r.created),
+            int(r.expires),
+            r.value
+        ])?;
+        self.0
+            .prepare_cached("INSERT INTO current VALUES(?1, ?2)")?
+            .execute(params![r.key, int(r.modified)])?;
+        if r.expires != 0 {
+            self.0
+                .prepare_cached("INSERT INTO ttl VALUES(?1, ?2)")?
+                .execute(params![int(r.expires), int(r.modified)])?;
+        }
+        Ok(())
+    }
+
+    /// Commits; the store then stands at `revision`, with no history before it. The row that marks it is a deletion of
+    /// the empty key, which nobody has.
+    pub(super) fn finish(self, revision: Revision) -> Result<(), StoreError> {
+        self.0.execute("INSERT OR IGNORE INTO log VALUES(?1, x'', ?1, 0, 0, 0, NULL)", [int(revision)])?;
+        self.0.execute("UPDATE meta SET value = ?1", [int(revision)])?;
+        self.0.execute_batch("COMMIT")?;
+        // Everything into the one file; the log beside it goes with the connection.
+        self.0.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
     }
 }
 

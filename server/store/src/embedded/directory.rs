@@ -41,6 +41,14 @@ impl Directory {
         Ok(Self { path: path.to_owned(), cluster_id, _lock: lock })
     }
 
+    /// The cluster id of the store in `path`, in use or not; `None` where there is none.
+    pub(super) fn peek(path: &Path) -> Result<Option<String>, StoreError> {
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        Self::read(path, &path.join("STORE"))
+    }
+
     pub(super) fn database(&self) -> PathBuf {
         self.path.join("store.db")
     }

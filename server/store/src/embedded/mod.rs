@@ -15,6 +15,7 @@ mod checkpoint;
 mod db;
 mod directory;
 mod hub;
+pub mod snapshot;
 mod writer;
 
 use crate::{Event, KeyValue, Range, Revision, Store, StoreError, WatchStream, Write, Written};

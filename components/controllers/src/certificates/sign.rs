@@ -15,19 +15,18 @@ use kit::pki::{Authority, Request, Usages, YEAR};
 use kube::ResourceExt;
 use kube::api::{Api, PostParams};
 
+use super::{CLIENT, IDENTITY, KUBELET, LEGACY, SERVING, has, is_issued};
+use super::{check_client, check_kubelet_client, check_kubelet_serving};
 use crate::{Context, Error, synced};
 
-const NAME: &str = "certificate-controller";
-const SERVING: &str = "kubernetes.io/kubelet-serving";
-const KUBELET: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+const NAME: &str = "csrsigning";
 /// Upstream's shortest `expirationSeconds`.
 const SHORTEST: Duration = Duration::from_secs(600);
 
 /// Returns at once when the configuration holds no authority.
 pub async fn run(cx: Context) -> Result<(), Error> {
     let Some(authority) = cx.config.signer.clone() else { return Ok(()) };
-    let client = cx.client_for(NAME);
+    let client = cx.client_for(IDENTITY);
     let requests = cx.informers.informer::<CertificateSigningRequest>();
     if !synced!(cx, requests) {
         return Ok(());
@@ -58,20 +57,11 @@ pub async fn run(cx: Context) -> Result<(), Error> {
 
 /// Approved, for a signer of ours, and neither signed nor failed.
 fn is_waiting(request: &CertificateSigningRequest) -> bool {
-    let status = request.status.as_ref();
-    let condition = |kind: &str| {
-        status
-            .and_then(|s| s.conditions.as_ref())
-            .into_iter()
-            .flatten()
-            .any(|c| c.type_ == kind && c.status == "True")
-    };
-    let signed = status.and_then(|s| s.certificate.as_ref()).is_some_and(|c| !c.0.is_empty());
-    [SERVING, KUBELET, CLIENT].contains(&request.spec.signer_name.as_str())
-        && condition("Approved")
-        && !condition("Denied")
-        && !condition("Failed")
-        && !signed
+    [SERVING, KUBELET, CLIENT, LEGACY].contains(&request.spec.signer_name.as_str())
+        && has(request, "Approved")
+        && !has(request, "Denied")
+        && !has(request, "Failed")
+        && !is_issued(request)
 }
 
 /// Fills `status.certificate`, or adds the condition that says why not.
@@ -97,45 +87,39 @@ fn answer(request: &mut CertificateSigningRequest, authority: &Authority) {
     }
 }
 
-/// Whether the signer may honour the request, and what the certificate is for.
+/// Whether the signer may honour the request, and what the certificate is for: what was asked, which the checks have
+/// narrowed to what the signer grants.
 fn check(spec: &CertificateSigningRequestSpec) -> Result<(Request, Usages), String> {
     let read = Request::from_pem(&spec.request.0).map_err(|e| e.to_string())?;
-    let wants = |usage: &str| spec.usages.iter().flatten().any(|u| u == usage);
-    let of_node = read.subject.common_name.starts_with("system:node:")
-        && read.subject.organizations == ["system:nodes"];
-    if read.other_names {
-        return Err("email and URI subjectAltNames are not allowed".into());
-    }
+    let asked = spec.usages.as_deref().unwrap_or_default();
     match spec.signer_name.as_str() {
-        SERVING => {
-            if !of_node {
-                return Err("subject organization is not system:nodes or common name does not begin with system:node:".into());
-            }
-            if read.sans.is_empty() {
-                return Err("DNS or IP subjectAltName is required".into());
-            }
-            if !wants("server auth") || wants("client auth") {
-                return Err("usages did not match [\"digital signature\",\"server auth\"]".into());
-            }
-            Ok((read, Usages::SERVER))
-        }
-        KUBELET if !of_node || !read.sans.is_empty() || !wants("client auth") => {
-            Err("the request is not that of a kubelet's client certificate".into())
-        }
-        CLIENT if read.subject.organizations.iter().any(|o| o == "system:masters") => {
-            Err("system:masters is not signed for".into())
-        }
-        CLIENT if !wants("client auth") => Err("usages did not contain \"client auth\"".into()),
-        _ => Ok((read, Usages::CLIENT)),
+        SERVING => check_kubelet_serving(&read, asked)?,
+        KUBELET => check_kubelet_client(&read, asked)?,
+        CLIENT => check_client(asked)?,
+        _ => {}
     }
+    let wants = |usage: &str| asked.iter().any(|u| u == usage);
+    let usages = Usages {
+        server: wants("server auth"),
+        client: wants("client auth"),
+        digital_signature: wants("digital signature") || wants("signing"),
+        key_encipherment: wants("key encipherment"),
+    };
+    Ok((read, usages))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use kit::pki::{PrivateKey, Sans, Subject, new_request, pem};
 
-    fn request(signer: &str, cn: &str, org: &[&str], sans: Sans, usage: &str) -> CertificateSigningRequest {
+    pub fn request(
+        signer: &str,
+        cn: &str,
+        org: &[&str],
+        sans: Sans,
+        usage: &str,
+    ) -> CertificateSigningRequest {
         let key = PrivateKey::generate().unwrap();
         let pem = new_request(&key, &Subject::new(cn, org), &sans).unwrap();
         let value = serde_json::json!({
@@ -172,7 +156,6 @@ mod tests {
             request(SERVING, "system:node:n1", &["system:nodes"], none(), "server auth"),
             request(SERVING, "system:node:n1", &["system:nodes"], sans(), "client auth"),
             request(KUBELET, "system:node:n1", &["system:masters"], none(), "client auth"),
-            request(CLIENT, "eve", &["system:masters"], none(), "client auth"),
             request(CLIENT, "eve", &[], none(), "server auth"),
         ] {
             answer(&mut r, &authority);
@@ -181,6 +164,37 @@ mod tests {
             assert_eq!(status.conditions.unwrap().last().unwrap().type_, "Failed");
             assert!(!is_waiting(&r));
         }
+    }
+
+    #[test]
+    fn refusals_are_upstreams() {
+        let none = Sans::default;
+        for (r, wanted) in [
+            (
+                request(SERVING, "system:node:n", &["a"], sans(), "server auth"),
+                "subject organization is not system:nodes",
+            ),
+            (
+                request(SERVING, "system:node:n", &["system:nodes"], none(), "server auth"),
+                "DNS or IP subjectAltName is required",
+            ),
+            (
+                request(SERVING, "system:node:n", &["system:nodes"], sans(), "client auth"),
+                "usages did not match [digital signature key encipherment server auth]",
+            ),
+            (
+                request(KUBELET, "system:node:n", &["system:nodes"], sans(), "client auth"),
+                "DNS subjectAltNames are not allowed",
+            ),
+            (
+                request(CLIENT, "eve", &[], none(), "server auth"),
+                "invalid usage for client certificate: server auth",
+            ),
+        ] {
+            assert_eq!(check(&r.spec).unwrap_err(), wanted);
+        }
+        let legacy = request(LEGACY, "anything", &["x"], sans(), "server auth");
+        assert!(is_waiting(&legacy) && check(&legacy.spec).is_ok());
     }
 
     #[test]
