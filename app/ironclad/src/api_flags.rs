@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use apiserver::audit::{Audit, Delivery, Format, LogOptions, Mode, Policy, Truncate};
+use apiserver::encryption::Encryption;
 use camino::Utf8PathBuf;
 use clap::{ArgAction, Args};
 use std::sync::Arc;
@@ -28,6 +29,13 @@ pub struct ApiFlags {
     /// How long to serve on after a signal to stop, while /readyz says no
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub shutdown_delay_duration: Duration,
+
+    /// EncryptionConfiguration: which resources are stored encrypted, and how
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<Utf8PathBuf>,
+    /// Take over changes of that file while running
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", requires = "encryption_provider_config")]
+    pub encryption_provider_config_automatic_reload: bool,
 
     /// The audit policy; without it nothing is recorded
     #[arg(long, value_name = "FILE")]
@@ -120,6 +128,14 @@ pub struct ApiFlags {
 }
 
 impl ApiFlags {
+    /// Encryption at rest, if it is configured.
+    pub async fn encryption(&self) -> Result<Option<Arc<Encryption>>> {
+        let Some(file) = &self.encryption_provider_config else { return Ok(None) };
+        let reload = self.encryption_provider_config_automatic_reload;
+        let loaded = Encryption::load(file.as_std_path(), reload).await;
+        loaded.map(Some).context("--encryption-provider-config")
+    }
+
     /// Reads what the flags name, and refuses what is not right, before anything is started.
     pub fn apply(&self, config: &mut apiserver::Config) -> Result<()> {
         if self.max_requests_inflight == 0 && self.max_mutating_requests_inflight == 0 {

@@ -64,7 +64,12 @@ pub async fn start(
     progress.step("certificates ready");
 
     let (security, followed) = flags.identity.prepare()?.split();
+    let encryption = flags.api.encryption().await?;
     let store = open_store(flags, data).await?;
+    let store = match &encryption {
+        Some(encryption) => encryption.wrap(store),
+        None => store,
+    };
     let fields = apiserver::cache::Options::new(apiserver::selectable_fields());
     let cache = Cache::start(store, fields).await.context("load the state")?;
     progress.step(&format!("state loaded (revision {})", cache.revision()));
@@ -92,6 +97,7 @@ pub async fn start(
     let proxy_leaf = pki.leaf_of(&pki.front_proxy_ca, "front-proxy-client", &front_proxy)?;
     let proxy_slot = RotatingCertificate::new(&proxy_leaf)?;
     config.front_proxy = Some(proxy_slot.clone());
+    config.encryption = encryption;
     let server = ApiServer::new(config)?;
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
 

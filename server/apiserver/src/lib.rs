@@ -24,6 +24,7 @@ mod convert;
 pub mod crd;
 pub mod discovery;
 mod encode;
+pub mod encryption;
 pub mod flow;
 pub mod http;
 pub mod kinds;

@@ -5,6 +5,7 @@ use crate::audit::Audit;
 use crate::authentication::{AnonymousAccess, Authenticator, BearerTokens, Chain, UserInfo};
 use crate::authorization::Authorizer;
 use crate::cache::Cache;
+use crate::encryption::Encryption;
 use crate::flow::FlowControl;
 use crate::http::serve::{self, TlsSource};
 use crate::http::service::{ApiService, InProcessService};
@@ -35,6 +36,8 @@ pub struct Config {
     pub admission: Vec<Arc<dyn Plugin>>,
     /// What is recorded of requests, and where.
     pub audit: Option<Arc<Audit>>,
+    /// Whose [`wrap`](Encryption::wrap) made the store the cache stands on, if one did.
+    pub encryption: Option<Arc<Encryption>>,
     /// Requests served at once, all priority levels together (upstream's `--max-requests-inflight` and
     /// `--max-mutating-requests-inflight`).
     pub max_requests_inflight: u32,
@@ -81,6 +84,7 @@ impl Config {
             admission,
             audit: None,
             anonymous: AnonymousAccess::default(),
+            encryption: None,
             max_requests_inflight: 400,
             max_mutating_requests_inflight: 200,
             request_timeout: Duration::from_secs(60),
@@ -181,7 +185,11 @@ impl ApiServer {
         if let Some(published) = &self.config.published {
             crate::bootstrap::start(self, published).await.map_err(ApiError::internal)?;
         }
-        FlowControl::start(self);
+        FlowControl::start(self).await?;
+        if let Some(encryption) = &self.config.encryption {
+            let (cache, shutdown) = (self.config.cache.clone(), self.shutdown.clone());
+            tokio::spawn(encryption.clone().run(cache, shutdown));
+        }
         self.started.store(true, Ordering::Release);
         Ok(())
     }
@@ -192,6 +200,9 @@ impl ApiServer {
         self.flow.render(&mut page);
         if let Some(audit) = &self.config.audit {
             audit.render(&mut page);
+        }
+        if let Some(encryption) = &self.config.encryption {
+            encryption.render(&mut page);
         }
         page
     }

@@ -38,7 +38,28 @@ impl Storage {
         name: &str,
     ) -> Result<Option<Arc<Entry>>, ApiError> {
         self.cache.fresh(PATIENCE).await?;
-        Ok(resource.cache.get(namespace, name))
+        let found = resource.cache.get(namespace, name);
+        if found.is_none() && resource.cache.is_unreadable(namespace, name) {
+            return Err(self.why_unreadable(&resource.key(namespace, name)).await);
+        }
+        Ok(found)
+    }
+
+    /// Lists and new watches are refused where an object cannot be read: leaving it out would be a lie.
+    pub async fn all_readable(&self, resource: &Resource, namespace: &str) -> Result<(), ApiError> {
+        let Some(path) = resource.cache.first_unreadable(Some(namespace)) else { return Ok(()) };
+        let (namespace, name) = path.split_once('/').unwrap_or(("", &path));
+        Err(self.why_unreadable(&resource.key(namespace, name)).await)
+    }
+
+    async fn why_unreadable(&self, key: &[u8]) -> ApiError {
+        match self.store.get(key).await {
+            Err(error) => error.into(),
+            Ok(_) => ApiError::internal(format!(
+                "unable to transform key \"{}\": identity transformer tried to read encrypted data",
+                key.escape_ascii()
+            )),
+        }
     }
 
     /// Durable when it returns; the revision written.

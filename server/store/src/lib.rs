@@ -125,6 +125,9 @@ pub enum StoreError {
     TooLarge { size: usize, limit: usize },
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// A layer above the engines (encryption) cannot make sense of a value; the text says of which and why.
+    #[error("{0}")]
+    Unreadable(String),
     #[error("the store is damaged: {0}")]
     Corrupt(String),
     #[error("store i/o")]

@@ -27,9 +27,11 @@ pub(super) async fn load(shared: &Shared, store: &dyn Store) -> Result<(), Cache
         return Err(CacheError::Unavailable(message));
     }
     let mut plain = Vec::with_capacity(range.kvs.len());
+    let mut unreadable = Vec::new();
     for kv in range.kvs {
-        if let Some(value) = decode(shared, &kv.key, kv.value) {
-            plain.push((kv.key, value, kv.mod_revision));
+        match decode(shared, &kv.key, kv.value) {
+            Some(value) => plain.push((kv.key, value, kv.mod_revision)),
+            None => unreadable.push((kv.key, kv.mod_revision)),
         }
     }
     let mut by_resource: HashMap<(&str, &str), Vec<(&str, &[u8], u64)>> = HashMap::new();
@@ -53,6 +55,12 @@ pub(super) async fn load(shared: &Shared, store: &dyn Store) -> Result<(), Cache
     }
     for (resource, objects) in loaded {
         resource.reload(objects.into_iter(), range.revision);
+    }
+    for (key, _) in &unreadable {
+        if let Some(parts) = Parts::parse(key) {
+            let resource = shared.resource(&GroupResource::new(parts.group, parts.resource));
+            resource.mark_unreadable(parts.path, range.revision);
+        }
     }
     shared.progress.advance(range.revision);
     info!(revision = range.revision, objects = plain.len(), "watch cache loaded");
@@ -96,6 +104,10 @@ pub(super) async fn remember(shared: &Shared, store: &dyn Store) -> Result<(), C
 }
 
 fn decode(shared: &Shared, key: &[u8], value: Bytes) -> Option<Bytes> {
+    if value.starts_with(crate::encryption::ENCRYPTED) {
+        error!(key = %key.escape_ascii(), "a stored value is encrypted, and this server has no key for it");
+        return None;
+    }
     match &shared.options.decode {
         None => Some(value),
         Some(decode) => decode(key, value)
@@ -136,7 +148,13 @@ async fn follow_once(
         Ok(batches) => batches,
         Err(error) => return error,
     };
-    while let Some(batch) = batches.next().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = shared.again.notified() => return StoreError::Compacted(shared.progress.revision()),
+            next = batches.next() => next,
+        };
+        let Some(batch) = next else { break };
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => return error,
@@ -155,11 +173,10 @@ async fn follow_once(
             };
             match event.value {
                 None => resource.apply(parts.path, None, event.revision),
-                Some(value) => {
-                    if let Some(value) = decode(shared, &event.key, value) {
-                        resource.apply(parts.path, Some(&value), event.revision);
-                    }
-                }
+                Some(value) => match decode(shared, &event.key, value) {
+                    Some(value) => resource.apply(parts.path, Some(&value), event.revision),
+                    None => resource.mark_unreadable(parts.path, event.revision),
+                },
             }
         }
         shared.progress.advance(batch.revision);

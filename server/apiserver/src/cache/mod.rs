@@ -130,6 +130,8 @@ struct Shared {
     options: Options,
     /// What a resource first seen later starts its window at.
     loaded_at: std::sync::atomic::AtomicU64,
+    /// Asks the feed to load everything again.
+    again: tokio::sync::Notify,
 }
 
 impl Shared {
@@ -159,6 +161,7 @@ impl Cache {
             progress: Arc::new(Progress(watch::Sender::new(0))),
             options,
             loaded_at: 0.into(),
+            again: tokio::sync::Notify::new(),
         });
         feed::load(&shared, &*store).await?;
         feed::remember(&shared, &*store).await?;
@@ -198,6 +201,16 @@ impl Cache {
             }
         }
         Ok(revision)
+    }
+
+    /// How many stored objects of all resources cannot be read.
+    pub fn unreadable(&self) -> usize {
+        self.shared.resources.read().values().map(|resource| resource.unreadable()).sum()
+    }
+
+    /// Has everything read again soon: what could not be read may have become readable.
+    pub fn reload(&self) {
+        self.shared.again.notify_one();
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {

@@ -9,9 +9,10 @@ use super::watcher::{Filter, Seat, Watcher};
 use super::{CacheError, Progress, WindowLimits};
 use imbl::OrdMap;
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub(super) type Objects = OrdMap<Arc<str>, Arc<Entry>>;
@@ -30,6 +31,8 @@ pub struct ResourceCache {
     progress: Arc<Progress>,
     limits: WindowLimits,
     state: Mutex<State>,
+    /// How many stored objects cannot be read; almost always 0, and then nobody looks further.
+    unreadable: AtomicUsize,
 }
 
 pub(super) struct State {
@@ -40,6 +43,8 @@ pub(super) struct State {
     pub(super) seats: BTreeMap<u64, Seat>,
     next_seat: u64,
     namespaces: HashSet<Arc<str>>,
+    /// Keys within the resource of stored objects that cannot be read.
+    unreadable: BTreeSet<Box<str>>,
 }
 
 /// The last events, oldest first, each with a sequence number that seats remember their place by.
@@ -129,7 +134,9 @@ impl ResourceCache {
                 seats: BTreeMap::new(),
                 next_seat: 0,
                 namespaces: HashSet::new(),
+                unreadable: BTreeSet::new(),
             }),
+            unreadable: AtomicUsize::new(0),
         }
     }
 
@@ -140,6 +147,39 @@ impl ResourceCache {
     /// The newest state of one object; `namespace` is empty for cluster-scoped resources.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Entry>> {
         self.state.lock().objects.get(key::path(namespace, name).as_str()).cloned()
+    }
+
+    /// How many stored objects cannot be read (decrypted, mostly) and are therefore in no snapshot.
+    pub fn unreadable(&self) -> usize {
+        self.unreadable.load(Ordering::Acquire)
+    }
+
+    /// The first of them in a namespace (`None` or empty: of all), as `namespace/name`.
+    pub fn first_unreadable(&self, namespace: Option<&str>) -> Option<String> {
+        if self.unreadable() == 0 {
+            return None;
+        }
+        let prefix = namespace.filter(|ns| !ns.is_empty()).map(|ns| format!("{ns}/")).unwrap_or_default();
+        self.state.lock().unreadable.iter().find(|path| path.starts_with(&prefix)).map(ToString::to_string)
+    }
+
+    /// Whether this object is stored but cannot be read.
+    pub fn is_unreadable(&self, namespace: &str, name: &str) -> bool {
+        self.unreadable() > 0 && self.state.lock().unreadable.contains(key::path(namespace, name).as_str())
+    }
+
+    /// Notes an object that is there but cannot be read. Watchers begin again, and hear of it when they list.
+    pub(super) fn mark_unreadable(&self, path: &str, revision: u64) {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.revision = state.revision.max(revision);
+        state.objects.remove(path);
+        state.unreadable.insert(path.into());
+        self.unreadable.store(state.unreadable.len(), Ordering::Release);
+        state.window.restart(state.revision);
+        for seat in state.seats.values_mut() {
+            seat.end();
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -245,6 +285,9 @@ impl ResourceCache {
             return;
         }
         state.revision = revision;
+        if !state.unreadable.is_empty() && state.unreadable.remove(path) {
+            self.unreadable.store(state.unreadable.len(), Ordering::Release);
+        }
         let event = match value {
             Some(value) => {
                 let Some(entry) = self.entry(&mut state.namespaces, path, value, revision) else { return };
@@ -287,6 +330,8 @@ impl ResourceCache {
             fresh.insert(path.into(), entry);
         }
         state.objects = fresh;
+        state.unreadable.clear();
+        self.unreadable.store(0, Ordering::Release);
         state.revision = revision;
         state.window.restart(revision);
         for seat in state.seats.values_mut() {

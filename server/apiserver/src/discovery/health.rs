@@ -16,6 +16,9 @@ async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Checked> {
     let mut out: Vec<Checked> = vec![("ping".into(), Ok(()))];
     let store = server.storage.store().health().await.map_err(|e| e.to_string());
     out.push(("etcd".into(), store.clone()));
+    if let Some(health) = server.config.encryption.as_ref().and_then(|e| e.health()) {
+        out.push(("kms-providers".into(), health));
+    }
     if endpoint == "readyz" {
         out.push(("etcd-readiness".into(), store));
     }

@@ -8,6 +8,7 @@ use crate::cache::{Filter, GroupResource, ResourceCache, Watcher};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, meta};
 use crate::status::ApiError;
+use crate::storage::PATIENCE;
 use crate::{bootstrap, system};
 use serde_json::Value;
 use std::collections::{HashMap, VecDeque};
@@ -24,10 +25,14 @@ const ENSURE: Duration = Duration::from_secs(60);
 /// Writes of one status a minute, so that servers that disagree do not fight.
 const WRITES: usize = 6;
 
-pub(super) fn start(server: &ApiServer) {
+pub(super) async fn start(server: &ApiServer) -> Result<(), ApiError> {
     let cache = |plural| server.storage.cache().resource(&GroupResource::new(GROUP, plural));
     let (schemas, levels) = (cache(SCHEMAS), cache(LEVELS));
+    // The first requests are to find it in force, bootstrap's own writes included.
+    server.storage.cache().fresh(PATIENCE).await?;
+    server.flow.configure(&read(&levels, PriorityLevel::read), &read(&schemas, FlowSchema::read));
     tokio::spawn(run(server.clone(), schemas, levels));
+    Ok(())
 }
 
 async fn run(server: ApiServer, schemas: Arc<ResourceCache>, levels: Arc<ResourceCache>) {

@@ -22,6 +22,7 @@ use crate::ApiServer;
 use crate::authentication::UserInfo;
 use crate::http::options::Query;
 use crate::http::{Body, RequestInfo, respond};
+use crate::status::ApiError;
 use arc_swap::ArcSwap;
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Response};
@@ -114,8 +115,8 @@ impl FlowControl {
     }
 
     /// Follows the objects until the server stops.
-    pub(crate) fn start(server: &ApiServer) {
-        controller::start(server);
+    pub(crate) async fn start(server: &ApiServer) -> Result<(), ApiError> {
+        controller::start(server).await
     }
 }
 

@@ -36,6 +36,7 @@ impl ApiServer {
         options: &ListOptions,
     ) -> Result<Page, ApiError> {
         let selection = Selection::read(resource, options)?;
+        self.storage.all_readable(resource, namespace).await?;
         let limit = usize::try_from(options.limit).unwrap_or(0);
         let mut after = None;
         let snapshot = if let Some(token) = &options.continue_token {

@@ -117,7 +117,7 @@ impl ApiServer {
         if finished(resource, &new, old) {
             return self.remove(target, new, revision).await;
         }
-        if same(&mut new, old) && !stale {
+        if same(&mut new, old) && !stale && !self.stale(target).await? {
             allocation.keep();
             let json = serde_json::to_vec(&new).map_err(ApiError::internal)?.into();
             return Ok(Outcome::Done(Stored { value: new, json }));
@@ -135,6 +135,16 @@ impl ApiServer {
                 Ok(Outcome::Conflict(self.left_behind(resource, current).await?))
             }
             Err(other) => Err(other.into()),
+        }
+    }
+
+    /// Whether the stored bytes should be written again though the object is the same: another key encrypts now.
+    async fn stale(&self, target: &Target<'_>) -> Result<bool, ApiError> {
+        match &self.config.encryption {
+            None => Ok(false),
+            Some(encryption) => {
+                Ok(encryption.is_stale(&target.resource.key(target.namespace, target.name)).await?)
+            }
         }
     }
 

@@ -79,6 +79,7 @@ impl ApiServer {
                 None
             }
         };
+        self.storage.all_readable(resource, namespace).await?;
         let started = match resumed {
             Some(revision) => resource.cache.watch(Some(revision), filter).map(|w| (None, w)),
             None if options.send_initial_events == Some(false) => {

@@ -38,7 +38,18 @@ pub struct TestServer {
 }
 
 pub async fn start(dir: &Path, port: u16, adjust: impl FnOnce(&mut Config)) -> TestServer {
+    start_over(dir, port, |store| store, adjust).await
+}
+
+/// The same, over what `wrap` makes of the store.
+pub async fn start_over(
+    dir: &Path,
+    port: u16,
+    wrap: impl FnOnce(Arc<dyn store::Store>) -> Arc<dyn store::Store>,
+    adjust: impl FnOnce(&mut Config),
+) -> TestServer {
     let store = store::embedded::open(&dir.join("store"), store::embedded::Options::default()).unwrap();
+    let store = wrap(store);
     let cache = Cache::start(store, Options::new(apiserver::selectable_fields())).await.unwrap();
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let address = listener.local_addr().unwrap();
