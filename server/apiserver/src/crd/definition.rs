@@ -1,5 +1,6 @@
 //! One served version of one definition.
 
+use super::columns::Column;
 use super::conversion::Webhook;
 use super::jsonpath::JsonPath;
 use super::rules::{self, Rules};
@@ -12,7 +13,6 @@ use crate::resolve::{Resource, Subresource};
 use crate::resources::verbs;
 use crate::schemas::SchemaRef;
 use crate::subresources::ScalePaths;
-use crate::table::since;
 use machinery::field::{ErrorKind, FieldError, FieldErrors, Path};
 use machinery::schema::TypeId;
 use machinery::schema::structural::{Validator, compile, validator};
@@ -34,12 +34,6 @@ pub struct Custom {
     columns: Vec<Column>,
     scale: Option<ScalePaths>,
     selectable: Vec<(String, JsonPath)>,
-}
-
-struct Column {
-    definition: Value,
-    path: Option<JsonPath>,
-    date: bool,
 }
 
 /// The strategy of every custom kind: the split of status and the rest, and generations.
@@ -113,10 +107,16 @@ impl Custom {
     /// The value of a selectable field.
     pub fn field(&self, object: &Value, field: &str) -> Option<String> {
         let (_, path) = self.selectable.iter().find(|(name, _)| name == field)?;
-        path.find(object).first().map(|v| match v {
-            Value::String(s) => s.clone(),
-            other => other.to_string(),
+        Some(match path.find(object).first() {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(s)) => s.clone(),
+            Some(other) => other.to_string(),
         })
+    }
+
+    /// Names of the selectable fields.
+    pub fn selectable_fields(&self) -> Vec<String> {
+        self.selectable.iter().map(|(name, _)| name.clone()).collect()
     }
 
     pub fn published_schema(&self) -> Option<Value> {
@@ -128,28 +128,15 @@ impl Custom {
     }
 
     pub fn columns(&self) -> Vec<Value> {
-        let name =
-            json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0});
+        let name = json!({
+            "name": "Name", "type": "string", "format": "name", "description": super::columns::name(), "priority": 0,
+        });
         std::iter::once(name).chain(self.columns.iter().map(|c| c.definition.clone())).collect()
     }
 
     pub fn cells(&self, object: &Value) -> Vec<Value> {
         let mut out = vec![object["metadata"]["name"].clone()];
-        for column in &self.columns {
-            let found = column.path.as_ref().map(|p| p.find(object)).unwrap_or_default();
-            out.push(match found.as_slice() {
-                [] => Value::Null,
-                [one] if column.date => since(one),
-                [one] => (*one).clone(),
-                many => {
-                    let texts: Vec<String> = many
-                        .iter()
-                        .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-                        .collect();
-                    texts.join(",").into()
-                }
-            });
-        }
+        out.extend(self.columns.iter().map(|c| c.cell(object)));
         out
     }
 
@@ -295,7 +282,7 @@ fn compile_all(
             validator: schema.is_object().then(|| validator(schema)),
             rules: Rules::compile(schema),
             published: Some(schema.clone()).filter(Value::is_object),
-            columns: columns(version),
+            columns: super::columns::read(version),
             scale: match (pointer("specReplicasPath"), pointer("statusReplicasPath")) {
                 (Some(spec), Some(status)) => {
                     let selector = pointer("labelSelectorPath").filter(|p| !p.is_empty());
@@ -337,25 +324,6 @@ fn compile_all(
         });
     }
     out
-}
-
-fn columns(version: &Value) -> Vec<Column> {
-    let column = |name: &str, kind: &str, path: &str, rest: &Value| Column {
-        definition: json!({
-            "name": name,
-            "type": kind,
-            "format": text(rest, "format"),
-            "description": text(rest, "description"),
-            "priority": rest["priority"].as_i64().unwrap_or(0),
-        }),
-        path: JsonPath::parse(path),
-        date: kind == "date",
-    };
-    let declared = list(&version["additionalPrinterColumns"]);
-    if declared.is_empty() {
-        return vec![column("Age", "date", ".metadata.creationTimestamp", &Value::Null)];
-    }
-    declared.iter().map(|c| column(text(c, "name"), text(c, "type"), text(c, "jsonPath"), c)).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! definitions, accepts their names, and swaps the resource index.
 
 pub(crate) mod approval;
+mod columns;
 mod conditions;
 mod controller;
 mod conversion;
