@@ -2,6 +2,7 @@
 
 use super::columns::Column;
 use super::conversion::Webhook;
+use super::embedded;
 use super::jsonpath::JsonPath;
 use super::rules::{self, Rules};
 use super::versions::Versions;
@@ -39,9 +40,19 @@ pub struct Custom {
 /// The strategy of every custom kind: the split of status and the rest, and generations.
 struct CustomStrategy {
     status: bool,
+    /// The schema, where it has embedded resources.
+    embedding: Option<Value>,
 }
 
 impl Strategy for CustomStrategy {
+    fn validate(&self, object: &Value) -> FieldErrors {
+        self.embedding.as_ref().map(|schema| embedded::validate(schema, object)).unwrap_or_default()
+    }
+
+    fn validate_update(&self, object: &Value, _old: &Value, _subresource: &str) -> FieldErrors {
+        self.validate(object)
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         if self.status
             && let Some(map) = object.as_object_mut()
@@ -317,7 +328,10 @@ fn compile_all(
             cache: cache.resource(&stored),
             stored: stored.clone(),
             schema: shape,
-            strategy: Arc::new(CustomStrategy { status }),
+            strategy: Arc::new(CustomStrategy {
+                status,
+                embedding: Some(schema).filter(|s| embedded::any(s)).cloned(),
+            }),
             protobuf: false,
             ephemeral: false,
             custom: Some(Arc::new(custom)),
@@ -332,7 +346,7 @@ mod tests {
 
     #[test]
     fn status_and_the_rest_are_apart() {
-        let strategy = CustomStrategy { status: true };
+        let strategy = CustomStrategy { status: true, embedding: None };
         let old = json!({"metadata": {"generation": 1}, "spec": {"a": 1}, "status": {"s": 1}});
         let mut new = json!({"metadata": {}, "spec": {"a": 2}, "status": {"s": 2}});
         strategy.prepare_for_update(&mut new, &old, "");

@@ -9,6 +9,7 @@ mod conditions;
 mod controller;
 mod conversion;
 mod definition;
+mod embedded;
 mod ending;
 mod jsonpath;
 pub mod rules;
