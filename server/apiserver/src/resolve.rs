@@ -61,6 +61,14 @@ impl Resource {
         self.storage.0 == self.group && self.storage.1 == self.version
     }
 
+    /// What discovery says may be done with it: of a definition that ends, nothing new.
+    pub fn published_verbs(&self) -> &'static [&'static str] {
+        match &self.custom {
+            Some(custom) if custom.terminating => resources::verbs::ENDING,
+            _ => self.verbs,
+        }
+    }
+
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
     }

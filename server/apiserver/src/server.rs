@@ -197,6 +197,7 @@ impl ApiServer {
     /// The text of /metrics.
     pub fn metrics_page(&self) -> String {
         let mut page = self.metrics.render();
+        crate::aggregation::metrics(self, &mut page);
         self.flow.render(&mut page);
         if let Some(audit) = &self.config.audit {
             audit.render(&mut page);

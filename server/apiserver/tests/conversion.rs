@@ -308,7 +308,7 @@ async fn without_a_webhook_versions_differ_in_their_name_and_schema() {
     without["spec"]["versions"].as_array_mut().unwrap().remove(0);
     let (code, e) = call(&server, "PUT", DEFINITION, without.clone()).await;
     assert_eq!(code, 422);
-    assert!(e["message"].as_str().unwrap().contains("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions; migrate custom resources before removing this version from storedVersions"), "{e}");
+    assert!(e["message"].as_str().unwrap().contains("status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions; v1 was previously a storage version, and must remain in spec.versions until a storage migration"), "{e}");
     let status = json!({"status": {"storedVersions": ["v2"]}});
     let (code, e) = call(&server, "PATCH", &format!("{DEFINITION}/status"), status).await;
     assert_eq!(code, 200, "{e}");

@@ -21,7 +21,7 @@ pub(super) fn all(
     let mut out = Map::new();
     let mut waiting: Vec<String> = needed.into_iter().collect();
     for resource in resources.iter().filter(|r| r.schema.is_some()) {
-        custom::definitions(dialect, resource, &mut out);
+        custom::definitions(dialect, resource, describe, &mut out);
         waiting.push(format!("{META}.ObjectMeta"));
         waiting.push(format!("{META}.ListMeta"));
     }

@@ -37,6 +37,8 @@ pub struct ResourceDoc {
     pub schema: Option<Value>,
     /// A custom resource's list kind; empty means the kind with `List` behind it.
     pub list_kind: String,
+    /// A custom resource's selectable fields, without the leading dot.
+    pub selectable_fields: Vec<String>,
 }
 
 /// A sub-resource; `group` and `version` are those of its kind.

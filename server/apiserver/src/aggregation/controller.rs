@@ -48,6 +48,26 @@ pub(crate) fn start(server: &ApiServer) {
     tokio::spawn(run(server.clone(), done));
 }
 
+/// Upstream's gauge of extensions that cannot be reached.
+pub(crate) fn metrics(server: &ApiServer, out: &mut String) {
+    use std::fmt::Write;
+    let index = server.index.load();
+    let mut all: Vec<_> = index.extensions().collect();
+    if all.is_empty() {
+        return;
+    }
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    const NAME: &str = "aggregator_unavailable_apiservice";
+    let _ = writeln!(
+        out,
+        "# HELP {NAME} [ALPHA] Gauge of APIServices which are marked as unavailable broken down by APIService name.\n\
+         # TYPE {NAME} gauge"
+    );
+    for extension in all {
+        let _ = writeln!(out, "{NAME}{{name={:?}}} {}", extension.name, u8::from(!extension.is_available()));
+    }
+}
+
 async fn run(server: ApiServer, done: Arc<AtomicBool>) {
     let cache = server.storage.cache().resource(&GroupResource::new(GROUP, PLURAL));
     let (snapshot, mut watcher) = cache.snapshot_and_watch(Filter::default());

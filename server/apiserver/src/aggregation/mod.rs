@@ -21,7 +21,7 @@ pub(crate) mod proxy;
 mod transport;
 
 pub(crate) use backend::{Address, Service};
-pub(crate) use controller::start;
+pub(crate) use controller::{metrics, start};
 pub use extension::Extension;
 pub(crate) use proxy::target;
 pub(crate) use transport::{Pool, cause, client_tls, pool, request_bytes};

@@ -7,6 +7,7 @@
 //! `rbac.authorization.kubernetes.io/autoupdate` is not "true".
 
 mod aggregation;
+mod authentication;
 mod defaults;
 mod flow;
 mod roles;
@@ -117,6 +118,16 @@ pub async fn run(
         );
     }
     Ok(report)
+}
+
+/// Publishes what extension servers authenticate with, where it is not or is out of date.
+async fn authentication(
+    reader: &Arc<dyn Reader>,
+    writer: &Arc<dyn Writer>,
+    published: &Published,
+) -> Result<(), BootstrapError> {
+    let object = defaults::extension_authentication(published);
+    one(reader.clone(), writer.clone(), place("", "v1", "configmaps"), object, data).await.map(|_| ())
 }
 
 async fn apply(

@@ -98,6 +98,9 @@ pub async fn start(server: &ApiServer, published: &Published) -> Result<Report, 
         let (reader, writer, stop) = (reader.clone(), writer.clone(), server.shutdown.clone());
         tokio::spawn(crate::tokens::tracking::run(reader, writer, used, stop));
     }
+    let cache = server.config.cache.clone();
+    let (published, stop) = (published.clone(), server.shutdown.clone());
+    tokio::spawn(super::authentication::keep(cache, writer.clone(), published, stop));
     tokio::spawn(Aggregation { reader, writer }.run(server.shutdown.clone()));
     Ok(report)
 }

@@ -1,6 +1,8 @@
 //! One served version of one definition.
 
+use super::columns::Column;
 use super::conversion::Webhook;
+use super::embedded;
 use super::jsonpath::JsonPath;
 use super::rules::{self, Rules};
 use super::versions::Versions;
@@ -12,7 +14,6 @@ use crate::resolve::{Resource, Subresource};
 use crate::resources::verbs;
 use crate::schemas::SchemaRef;
 use crate::subresources::ScalePaths;
-use crate::table::since;
 use machinery::field::{ErrorKind, FieldError, FieldErrors, Path};
 use machinery::schema::TypeId;
 use machinery::schema::structural::{Validator, compile, validator};
@@ -36,18 +37,22 @@ pub struct Custom {
     selectable: Vec<(String, JsonPath)>,
 }
 
-struct Column {
-    definition: Value,
-    path: Option<JsonPath>,
-    date: bool,
-}
-
 /// The strategy of every custom kind: the split of status and the rest, and generations.
 struct CustomStrategy {
     status: bool,
+    /// The schema, where it has embedded resources.
+    embedding: Option<Value>,
 }
 
 impl Strategy for CustomStrategy {
+    fn validate(&self, object: &Value) -> FieldErrors {
+        self.embedding.as_ref().map(|schema| embedded::validate(schema, object)).unwrap_or_default()
+    }
+
+    fn validate_update(&self, object: &Value, _old: &Value, _subresource: &str) -> FieldErrors {
+        self.validate(object)
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         if self.status
             && let Some(map) = object.as_object_mut()
@@ -113,10 +118,16 @@ impl Custom {
     /// The value of a selectable field.
     pub fn field(&self, object: &Value, field: &str) -> Option<String> {
         let (_, path) = self.selectable.iter().find(|(name, _)| name == field)?;
-        path.find(object).first().map(|v| match v {
-            Value::String(s) => s.clone(),
-            other => other.to_string(),
+        Some(match path.find(object).first() {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(s)) => s.clone(),
+            Some(other) => other.to_string(),
         })
+    }
+
+    /// Names of the selectable fields.
+    pub fn selectable_fields(&self) -> Vec<String> {
+        self.selectable.iter().map(|(name, _)| name.clone()).collect()
     }
 
     pub fn published_schema(&self) -> Option<Value> {
@@ -128,28 +139,15 @@ impl Custom {
     }
 
     pub fn columns(&self) -> Vec<Value> {
-        let name =
-            json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0});
+        let name = json!({
+            "name": "Name", "type": "string", "format": "name", "description": super::columns::name(), "priority": 0,
+        });
         std::iter::once(name).chain(self.columns.iter().map(|c| c.definition.clone())).collect()
     }
 
     pub fn cells(&self, object: &Value) -> Vec<Value> {
         let mut out = vec![object["metadata"]["name"].clone()];
-        for column in &self.columns {
-            let found = column.path.as_ref().map(|p| p.find(object)).unwrap_or_default();
-            out.push(match found.as_slice() {
-                [] => Value::Null,
-                [one] if column.date => since(one),
-                [one] => (*one).clone(),
-                many => {
-                    let texts: Vec<String> = many
-                        .iter()
-                        .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
-                        .collect();
-                    texts.join(",").into()
-                }
-            });
-        }
+        out.extend(self.columns.iter().map(|c| c.cell(object)));
         out
     }
 
@@ -295,7 +293,7 @@ fn compile_all(
             validator: schema.is_object().then(|| validator(schema)),
             rules: Rules::compile(schema),
             published: Some(schema.clone()).filter(Value::is_object),
-            columns: columns(version),
+            columns: super::columns::read(version),
             scale: match (pointer("specReplicasPath"), pointer("statusReplicasPath")) {
                 (Some(spec), Some(status)) => {
                     let selector = pointer("labelSelectorPath").filter(|p| !p.is_empty());
@@ -330,7 +328,10 @@ fn compile_all(
             cache: cache.resource(&stored),
             stored: stored.clone(),
             schema: shape,
-            strategy: Arc::new(CustomStrategy { status }),
+            strategy: Arc::new(CustomStrategy {
+                status,
+                embedding: Some(schema).filter(|s| embedded::any(s)).cloned(),
+            }),
             protobuf: false,
             ephemeral: false,
             custom: Some(Arc::new(custom)),
@@ -339,32 +340,13 @@ fn compile_all(
     out
 }
 
-fn columns(version: &Value) -> Vec<Column> {
-    let column = |name: &str, kind: &str, path: &str, rest: &Value| Column {
-        definition: json!({
-            "name": name,
-            "type": kind,
-            "format": text(rest, "format"),
-            "description": text(rest, "description"),
-            "priority": rest["priority"].as_i64().unwrap_or(0),
-        }),
-        path: JsonPath::parse(path),
-        date: kind == "date",
-    };
-    let declared = list(&version["additionalPrinterColumns"]);
-    if declared.is_empty() {
-        return vec![column("Age", "date", ".metadata.creationTimestamp", &Value::Null)];
-    }
-    declared.iter().map(|c| column(text(c, "name"), text(c, "type"), text(c, "jsonPath"), c)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn status_and_the_rest_are_apart() {
-        let strategy = CustomStrategy { status: true };
+        let strategy = CustomStrategy { status: true, embedding: None };
         let old = json!({"metadata": {"generation": 1}, "spec": {"a": 1}, "status": {"s": 1}});
         let mut new = json!({"metadata": {}, "spec": {"a": 2}, "status": {"s": 2}});
         strategy.prepare_for_update(&mut new, &old, "");

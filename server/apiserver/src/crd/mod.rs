@@ -3,9 +3,14 @@
 //! [`definition`] turns one version of a CustomResourceDefinition into a resource; [`controller`] follows the
 //! definitions, accepts their names, and swaps the resource index.
 
+pub(crate) mod approval;
+mod columns;
+mod conditions;
 mod controller;
 mod conversion;
 mod definition;
+mod embedded;
+mod ending;
 mod jsonpath;
 pub mod rules;
 mod versions;

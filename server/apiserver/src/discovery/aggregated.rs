@@ -80,7 +80,7 @@ fn resource(r: &Resource) -> Value {
         "responseKind": {"group": r.group, "version": r.version, "kind": r.kind},
         "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": r.singular,
-        "verbs": r.verbs,
+        "verbs": r.published_verbs(),
     });
     if !r.short_names.is_empty() {
         out["shortNames"] = r.short_names.clone().into();

@@ -72,7 +72,7 @@ fn main(resource: &Resource) -> Value {
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind,
-        "verbs": resource.verbs,
+        "verbs": resource.published_verbs(),
     });
     if !resource.short_names.is_empty() {
         out["shortNames"] = resource.short_names.clone().into();

@@ -177,5 +177,6 @@ fn doc(r: &Resource) -> ResourceDoc {
             .collect(),
         schema: r.custom.as_ref().and_then(|c| c.published_schema()),
         list_kind: if r.custom.is_some() { r.list_kind.clone() } else { String::new() },
+        selectable_fields: r.custom.as_ref().map(|c| c.selectable_fields()).unwrap_or_default(),
     }
 }

@@ -146,7 +146,7 @@ fn webhooks(object: &Value, mutating: bool, errors: &mut FieldErrors) {
     }
 }
 
-fn client(config: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(super) fn client(config: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     match (has(config, "url"), has(config, "service")) {
         (true, false) => {
             let url = text(config, "url");

@@ -12,6 +12,7 @@ mod batch;
 mod certificates;
 mod coordination;
 mod core;
+mod definitions;
 mod discovery;
 mod flowcontrol;
 mod kind;

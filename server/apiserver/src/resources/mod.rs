@@ -9,6 +9,7 @@ mod table;
 pub(crate) mod verbs {
     pub const ALL: &[&str] =
         &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+    pub const ENDING: &[&str] = &["delete", "deletecollection", "get", "list", "watch"];
     pub const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
     pub const CREATE: &[&str] = &["create"];
     pub const READ: &[&str] = &["get", "list"];

@@ -1,8 +1,9 @@
 //! A custom resource's OpenAPI v3 schema, compiled to the same model as the built-in kinds.
 //!
-//! [`compile`] says whether the schema is structural and what objects may hold; [`validate`] checks an object's
+//! [`check`] says whether a schema may be used, [`compile`] what objects of it may hold; [`validate`] checks an object's
 //! values (types, bounds, patterns) against the schema as it was written. Pruning is decoding.
 
+pub mod check;
 mod compile;
 mod validate;
 

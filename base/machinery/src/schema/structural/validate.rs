@@ -300,14 +300,6 @@ impl Check<'_> {
                 self.value(says, member, &join(path, name));
             }
         }
-        if embedded && !root {
-            for name in ["apiVersion", "kind"] {
-                if members.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
-                    let detail = "must not be empty".to_string();
-                    self.error(ErrorKind::Required, &join(path, name), Value::Null, detail);
-                }
-            }
-        }
     }
 }
 
