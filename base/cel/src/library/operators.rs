@@ -49,7 +49,7 @@ fn duration<'a>(n: Option<i64>) -> Outcome<'a> {
 }
 
 fn timestamp<'a>(at: Option<DateTime<Utc>>) -> Outcome<'a> {
-    at.filter(|at| super::time::in_range(at))
+    at.filter(super::time::in_range)
         .map(Value::Timestamp)
         .ok_or_else(|| EvalError::new("timestamp overflow"))
 }
