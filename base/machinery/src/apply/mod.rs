@@ -259,12 +259,7 @@ fn diff_without_owners(old: &Value, new: &Value, ctx: &Context<'_>) -> compare::
 
 /// The live object with a configuration merged into it and no owner recorded, as mutating policies do. Parts that
 /// merge only as a whole may not be named: much would be lost by accident.
-pub fn overlay(
-    schema: &Schema,
-    root: TypeId,
-    live: &Value,
-    configuration: &Value,
-) -> Result<Value, String> {
+pub fn overlay(schema: &Schema, root: TypeId, live: &Value, configuration: &Value) -> Result<Value, String> {
     let shape = Shape::Struct(root);
     let kind = typed::kind(schema, &shape);
     let mut atomics = Vec::new();
@@ -308,7 +303,6 @@ fn find_atomics(
         _ => {}
     }
 }
-
 
 /// Merges `applied` into `live` (`None`: it is created) and answers the object to store, owners recorded.
 pub fn apply(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<Value, ApplyError> {

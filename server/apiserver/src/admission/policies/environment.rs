@@ -76,8 +76,7 @@ pub(super) fn namespace_decl() -> &'static Decl {
                 ("reason", string()),
             ],
         );
-        let conditions =
-            Decl::new(DeclKind::List { item: Arc::new(condition), kind: ListKind::Atomic }, 2);
+        let conditions = Decl::new(DeclKind::List { item: Arc::new(condition), kind: ListKind::Atomic }, 2);
         let mut metadata = object(
             "kubernetes.NamespaceMetadata",
             vec![
@@ -106,7 +105,10 @@ pub(super) fn namespace_decl() -> &'static Decl {
                 ("spec", object("kubernetes.NamespaceSpec", vec![("finalizers", strings())])),
                 (
                     "status",
-                    object("kubernetes.NamespaceStatus", vec![("conditions", conditions), ("phase", string())]),
+                    object(
+                        "kubernetes.NamespaceStatus",
+                        vec![("conditions", conditions), ("phase", string())],
+                    ),
                 ),
             ],
         )

@@ -1,8 +1,8 @@
 //! Compiled expressions of policies and match conditions, and their evaluation within a budget.
 
+use super::super::Request;
 use super::asked::{self, Asked};
 use super::environment::{Has, env, namespace_decl, request_decl, with_variables};
-use super::super::Request;
 use cel::library::authz::Authz;
 use cel::library::opaque::Opaque;
 use cel::value::{dynamic, wrap};
@@ -183,9 +183,7 @@ impl<'a> Vars<'a> for Scope<'a> {
             return known.clone();
         }
         let value = match &self.variables[at].expression.program {
-            Err(why) => {
-                Err(EvalError::new(format!("composited variable {name:?} fails to compile: {why}")))
-            }
+            Err(why) => Err(EvalError::new(format!("composited variable {name:?} fails to compile: {why}"))),
             Ok(program) => {
                 let outcome = program.eval(self, PER_CALL_LIMIT);
                 self.cost.set(self.cost.get().saturating_add(outcome.cost));

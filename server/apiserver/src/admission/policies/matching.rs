@@ -40,7 +40,12 @@ impl Criteria {
     }
 
     /// Whether it is for this request. An error where a selector cannot be applied and nothing else excludes it.
-    pub fn matches(&self, reader: &dyn Reader, r: &Request<'_>, object: Option<&Value>) -> Result<bool, String> {
+    pub fn matches(
+        &self,
+        reader: &dyn Reader,
+        r: &Request<'_>,
+        object: Option<&Value>,
+    ) -> Result<bool, String> {
         let namespaces = self.namespace(reader, r, object);
         if namespaces == Ok(false) {
             return Ok(false);
@@ -61,7 +66,12 @@ impl Criteria {
         namespaces.and(objects)
     }
 
-    fn namespace(&self, reader: &dyn Reader, r: &Request<'_>, object: Option<&Value>) -> Result<bool, String> {
+    fn namespace(
+        &self,
+        reader: &dyn Reader,
+        r: &Request<'_>,
+        object: Option<&Value>,
+    ) -> Result<bool, String> {
         let selector = self.namespaces.as_ref().map_err(Clone::clone)?;
         if selector.is_empty() {
             return Ok(true);

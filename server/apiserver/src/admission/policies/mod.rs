@@ -19,6 +19,7 @@ mod validating;
 
 pub(super) use asked::Asked;
 pub(super) use mutating::MutatingAdmissionPolicy;
+pub(crate) use mutating::mutation;
 pub(super) use validating::ValidatingAdmissionPolicy;
 
 use super::{Denied, Request};

@@ -1,13 +1,14 @@
 //! The MutatingAdmissionPolicy plugin.
 
+use super::super::{Denied, Operation, Plugin, Request};
 use super::environment::{self, Has};
 use super::expression::{
-    Conditions, Expression, Halt, Inputs, OUT_OF_BUDGET, Returns, Scope, Variable, Verdict, any_asks, variables,
+    Conditions, Expression, Halt, Inputs, OUT_OF_BUDGET, Returns, Scope, Variable, Verdict, any_asks,
+    variables,
 };
 use super::matching::Criteria;
 use super::params::{self, ParamKind};
 use super::store::{Binding, Store};
-use super::super::{Denied, Operation, Plugin, Request};
 use super::{Asked, exempt, namespace, patch};
 use crate::authorization::Authorizer;
 use crate::reader::{Reader, items, text};
@@ -120,8 +121,9 @@ impl MutatingAdmissionPolicy {
                     refusal.get_or_insert(message);
                 }
             };
-            let misconfigured =
-                |why: String| format!("policy {:?} denied request: failed to configure policy: {why}", policy.name);
+            let misconfigured = |why: String| {
+                format!("policy {:?} denied request: failed to configure policy: {why}", policy.name)
+            };
             match policy.criteria.matches(reader, r, Some(object)) {
                 Ok(true) => {}
                 Ok(false) => continue,
@@ -272,7 +274,11 @@ impl Plugin for MutatingAdmissionPolicy {
                     }
                     Ok(None) => {}
                     Err(why) if invocation.policy.ignore_failure => {
-                        tracing::debug!(policy = invocation.policy.name, error = why, "a policy was passed over");
+                        tracing::debug!(
+                            policy = invocation.policy.name,
+                            error = why,
+                            "a policy was passed over"
+                        );
                     }
                     Err(why) => {
                         let message = denied(&invocation.policy.name, &invocation.binding.name, &why);

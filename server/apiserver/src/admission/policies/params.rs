@@ -34,7 +34,8 @@ impl ParamKind {
     /// The resource of that kind, built-in or defined.
     pub fn resource(&self, reader: &dyn Reader) -> Result<ParamResource, String> {
         let (group, version) = self.group_version();
-        let row = resources::all().iter().find(|r| r.group == group && r.version == version && r.kind == self.kind);
+        let row =
+            resources::all().iter().find(|r| r.group == group && r.version == version && r.kind == self.kind);
         if let Some(row) = row {
             let (group, plural) = (row.storage.0.to_owned(), row.plural.to_owned());
             return Ok(ParamResource { group, plural, namespaced: row.namespaced });

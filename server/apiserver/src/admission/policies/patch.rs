@@ -41,7 +41,10 @@ impl Shape {
 /// The object with an apply configuration (`Object{...}`) merged into it.
 pub(super) fn merge(object: &Value, made: &CelValue<'_>, shape: &Shape) -> Result<Value, String> {
     let CelValue::Struct(root) = made else {
-        return Err(format!("unsupported return type from ApplyConfiguration expression: {}", made.type_name()));
+        return Err(format!(
+            "unsupported return type from ApplyConfiguration expression: {}",
+            made.type_name()
+        ));
     };
     type_names(root).map_err(|why| format!("type mismatch: {why}"))?;
     let mut configuration = made.to_json().map_err(|e| e.to_string())?;

@@ -1,13 +1,14 @@
 //! The ValidatingAdmissionPolicy plugin.
 
-use super::expression::{
-    Conditions, Expression, Halt, Inputs, OUT_OF_BUDGET, Returns, Scope, Variable, Verdict, any_asks, variables,
-};
+use super::super::{Denied, Plugin, Request};
 use super::environment::{self, Has};
+use super::expression::{
+    Conditions, Expression, Halt, Inputs, OUT_OF_BUDGET, Returns, Scope, Variable, Verdict, any_asks,
+    variables,
+};
 use super::matching::Criteria;
 use super::params::{self, ParamKind};
 use super::store::{Binding, Store};
-use super::super::{Denied, Plugin, Request};
 use super::{Asked, exempt, namespace};
 use crate::authorization::Authorizer;
 use crate::reader::{Reader, items, text};
@@ -262,7 +263,8 @@ impl ValidatingAdmissionPolicy {
             }
         }
         let kind = policy.params.as_ref().map(|kind| kind.resource(&*self.reader));
-        let params = match params::collect(&*self.reader, kind.as_ref(), binding.params.as_ref(), r.namespace) {
+        let params = match params::collect(&*self.reader, kind.as_ref(), binding.params.as_ref(), r.namespace)
+        {
             Ok(params) => params,
             Err(why) => {
                 found.denied.extend(misconfigured(why));

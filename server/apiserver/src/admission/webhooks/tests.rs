@@ -87,7 +87,9 @@ fn pod() -> Value {
 
 async fn validate(hooks: Vec<Value>) -> Result<Value, Denied> {
     let (cluster, script) = world("validatingwebhookconfigurations", hooks);
-    Ask::create("", "pods").run(&ValidatingAdmissionWebhook::new(cluster, Arc::new(Anyone), Some(script)), pod()).await
+    Ask::create("", "pods")
+        .run(&ValidatingAdmissionWebhook::new(cluster, Arc::new(Anyone), Some(script)), pod())
+        .await
 }
 
 #[tokio::test]
@@ -128,7 +130,11 @@ async fn failures_close_or_open_as_asked() {
     let asks = "authorizer.group('').resource('pods').check('get').allowed()";
     validate(vec![hook("deny", when(&format!("!{asks}")))]).await.unwrap();
     assert!(validate(vec![hook("deny", when(asks))]).await.is_err());
-    assert!(validate(vec![hook("deny", when("object.metadata.name == 'p' && request.operation == 'CREATE'"))]).await.is_err());
+    assert!(
+        validate(vec![hook("deny", when("object.metadata.name == 'p' && request.operation == 'CREATE'"))])
+            .await
+            .is_err()
+    );
     let denied = validate(vec![hook("fine", when("object.nothing == 1"))]).await.unwrap_err();
     assert_eq!(
         (denied.code, denied.message.as_str()),
