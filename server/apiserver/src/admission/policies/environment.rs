@@ -20,8 +20,10 @@ fn map(value: Decl) -> Decl {
     Decl::new(DeclKind::Map { value: Arc::new(value) }, 2)
 }
 
+/// Fields under their own names: upstream escapes none of these.
 fn object(name: &str, fields: Vec<(&str, Decl)>) -> Decl {
-    Decl::object(name, fields.into_iter().filter_map(|(n, d)| FieldDecl::new(n, d)))
+    let field = |(n, decl): (&str, Decl)| FieldDecl { name: n.into(), json: n.into(), decl, ty: None };
+    Decl::object(name, fields.into_iter().map(field))
 }
 
 /// `request`.
