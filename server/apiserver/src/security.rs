@@ -76,7 +76,7 @@ impl Default for SecurityConfig {
             front_proxy_authorities: Vec::new(),
             front_proxy: HeaderNames::default(),
             authorization: None,
-            compiler: None,
+            compiler: Some(Arc::new(crate::authentication::cel::Expressions)),
             extend_token_expiration: true,
             admission: AdmissionConfig::default(),
         }

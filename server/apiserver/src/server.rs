@@ -180,6 +180,7 @@ impl ApiServer {
     pub async fn start(&self) -> Result<(), ApiError> {
         crate::crd::start(self).await?;
         crate::aggregation::start(self);
+        crate::admission::policies::status::start(self);
         crate::system::bootstrap(self).await?;
         crate::system::keep(self);
         if let Some(published) = &self.config.published {

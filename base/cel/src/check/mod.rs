@@ -3,6 +3,7 @@
 pub mod estimate;
 mod infer;
 
+use crate::decl::{DYN, Decl, DeclKind, FieldDecl};
 use crate::library::signatures::table;
 use crate::syntax::SyntaxError;
 use crate::syntax::ast::{Ast, Comprehension, Expr, Id, Kind};
@@ -15,14 +16,37 @@ use std::collections::HashMap;
 #[derive(Clone, Debug, Default)]
 pub struct Env {
     pub vars: HashMap<String, Type>,
-    /// Message types that may be built, as `Object` and `JSONPatch`.
-    pub messages: HashMap<String, Type>,
+    /// `Object`, its parts (`Object.spec`) and `JSONPatch` may be built, as mutations do.
+    pub patch_types: bool,
 }
 
 impl Env {
     pub fn var(mut self, name: impl Into<String>, ty: Type) -> Self {
         self.vars.insert(name.into(), ty);
         self
+    }
+
+    pub fn with_patch_types(mut self) -> Self {
+        self.patch_types = true;
+        self
+    }
+
+    fn message(&self, name: &str) -> Option<Type> {
+        if !self.patch_types {
+            return None;
+        }
+        let object = name == "Object" || name.starts_with("Object.");
+        let decl = match name {
+            "JSONPatch" => {
+                let text = || Decl::new(DeclKind::Text, 2);
+                let fields = [("op", text()), ("path", text()), ("from", text()), ("value", DYN.clone())];
+                Decl::object(name, fields.into_iter().filter_map(|(n, d)| FieldDecl::new(n, d)))
+            }
+            // Nothing is known of an object's fields here.
+            _ if object => Decl::object(name, []),
+            _ => return None,
+        };
+        Some(decl.ty())
     }
 }
 
@@ -158,7 +182,7 @@ impl Checker<'_> {
                 Type::map(key, value)
             }
             Kind::Struct { name, fields } => {
-                let Some(message) = self.env.messages.get(name).cloned() else {
+                let Some(message) = self.env.message(name) else {
                     return self.error(e.id, format!("undeclared reference to '{name}' (in container '')"));
                 };
                 for field in fields {
@@ -167,7 +191,9 @@ impl Checker<'_> {
                         ty = self.unwrap(&field.value, ty);
                     }
                     let declared = match &message {
-                        Type::Object(object) => object.fields.get(&field.name).map(|f| f.ty()),
+                        Type::Object(object) if object.name == "JSONPatch" => {
+                            object.fields.get(&field.name).map(|f| f.ty())
+                        }
                         _ => Some(Type::Dyn),
                     };
                     match declared {
@@ -202,11 +228,17 @@ impl Checker<'_> {
             }
             return Some(ty.clone());
         }
-        if TYPE_NAMES.contains(&name) || self.env.messages.contains_key(name) {
+        if TYPE_NAMES.contains(&name) || self.env.message(name).is_some() {
             return Some(Type::Type);
         }
         let opaque = table().values().flatten().any(|o| matches!(o.result, Type::Opaque(n) if n == name));
         opaque.then_some(Type::Type)
+    }
+
+    /// The first part of a dotted name is a variable of a macro.
+    fn is_local(&self, name: &str) -> bool {
+        let first = name.split('.').next().unwrap_or(name);
+        self.scopes.iter().any(|(n, _)| n == first)
     }
 
     fn shadowed(&self, expr: &Expr) -> bool {
@@ -225,7 +257,7 @@ impl Checker<'_> {
     fn select(&mut self, e: &Expr, operand: &Expr, field: &str, test: bool) -> Type {
         if !test
             && let Some(name) = dotted(e)
-            && !self.shadowed(e)
+            && (!self.shadowed(e) || (self.env.vars.contains_key(&name) && !self.is_local(&name)))
             && let Some(ty) = self.lookup(&name)
         {
             self.out.qualified.insert(e.id, name);
@@ -249,6 +281,7 @@ impl Checker<'_> {
             Type::Map(_, value) => (**value).clone(),
             Type::Object(object) => match object.fields.get(field) {
                 Some(field) => field.ty(),
+                None if object.name == "Object" || object.name.starts_with("Object.") => Type::Dyn,
                 None => self.error(e.id, format!("undefined field '{field}'")),
             },
             other => {

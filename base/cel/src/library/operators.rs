@@ -49,9 +49,7 @@ fn duration<'a>(n: Option<i64>) -> Outcome<'a> {
 }
 
 fn timestamp<'a>(at: Option<DateTime<Utc>>) -> Outcome<'a> {
-    at.filter(|at| super::time::in_range(at))
-        .map(Value::Timestamp)
-        .ok_or_else(|| EvalError::new("timestamp overflow"))
+    at.filter(super::time::in_range).map(Value::Timestamp).ok_or_else(|| EvalError::new("timestamp overflow"))
 }
 
 fn add<'a>(args: &[Value<'a>]) -> Outcome<'a> {

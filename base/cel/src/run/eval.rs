@@ -254,41 +254,35 @@ impl<'a> Run<'a, '_> {
 
     fn fold(&mut self, fold: &Fold) -> Outcome<'a> {
         let range = self.eval(&fold.range)?;
-        let range = match range {
-            Value::Optional(Some(inner)) => (*inner).clone(),
-            other => other,
-        };
         let init = self.eval(&fold.init);
         self.locals[fold.slot] = init;
-        let count = match &range {
-            Value::List(list) => list.len(),
-            Value::Map(_) => 0,
-            _ => return Err(EvalError::no_overload()),
-        };
         let keys = match &range {
             Value::Map(map) => map.keys(),
-            _ => Vec::new(),
+            Value::List(_) => Vec::new(),
+            _ => return Err(EvalError::no_overload()),
         };
-        for round in 0..count.max(keys.len()) {
-            if round % ROUNDS == ROUNDS - 1 && self.vars.interrupted() {
+        let mut keys = keys.into_iter();
+        let mut round = 0;
+        loop {
+            let (first, second) = match &range {
+                Value::List(list) => match list.get(round) {
+                    None => break,
+                    Some(item) if fold.two => (Ok(Value::Int(round as i64)), item),
+                    Some(item) => (item, Ok(Value::Null)),
+                },
+                Value::Map(map) => match keys.next() {
+                    None => break,
+                    Some(key) if fold.two => {
+                        (Ok(key.value()), map.get(&key).unwrap_or_else(|| Err(EvalError::no_key(""))))
+                    }
+                    Some(key) => (Ok(key.value()), Ok(Value::Null)),
+                },
+                _ => break,
+            };
+            round += 1;
+            if round % ROUNDS == 0 && self.vars.interrupted() {
                 return Err(EvalError::interrupted());
             }
-            let (first, second) = match &range {
-                Value::List(list) => {
-                    let item = list.get(round).unwrap_or_else(|| Err(EvalError::no_overload()));
-                    if fold.two { (Ok(Value::Int(round as i64)), item) } else { (item, Ok(Value::Null)) }
-                }
-                Value::Map(map) => {
-                    let key = &keys[round];
-                    let value = if fold.two {
-                        map.get(key).unwrap_or_else(|| Err(EvalError::no_key("")))
-                    } else {
-                        Ok(Value::Null)
-                    };
-                    (Ok(key.value()), value)
-                }
-                _ => return Err(EvalError::no_overload()),
-            };
             self.locals[fold.slot + 1] = first;
             self.locals[fold.slot + 2] = second;
             match self.eval(&fold.condition)? {

@@ -195,8 +195,7 @@ impl Lexer<'_> {
         self.at += if triple { 3 } else { 1 };
         let mut text = String::new();
         let mut data: Vec<u8> = Vec::new();
-        loop {
-            let Some(c) = self.peek(0) else { break };
+        while let Some(c) = self.peek(0) {
             if c == quote && (!triple || (self.peek(1) == Some(quote) && self.peek(2) == Some(quote))) {
                 self.at += if triple { 3 } else { 1 };
                 return Ok(if bytes { Token::Bytes(data) } else { Token::Text(text) });

@@ -257,6 +257,53 @@ fn diff_without_owners(old: &Value, new: &Value, ctx: &Context<'_>) -> compare::
     diff
 }
 
+/// The live object with a configuration merged into it and no owner recorded, as mutating policies do. Parts that
+/// merge only as a whole may not be named: much would be lost by accident.
+pub fn overlay(schema: &Schema, root: TypeId, live: &Value, configuration: &Value) -> Result<Value, String> {
+    let shape = Shape::Struct(root);
+    let kind = typed::kind(schema, &shape);
+    let mut atomics = Vec::new();
+    find_atomics(schema, kind, configuration, &mut String::new(), &mut atomics);
+    if !atomics.is_empty() {
+        return Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            atomics.join(", ")
+        ));
+    }
+    Ok(merge::merge(schema, kind, Some(live), Some(configuration)).unwrap_or_default())
+}
+
+fn find_atomics(
+    schema: &Schema,
+    of: typed::Kind<'_>,
+    value: &Value,
+    path: &mut String,
+    found: &mut Vec<String>,
+) {
+    let length = path.len();
+    match (typed::resolve(of, value), value) {
+        (typed::Kind::Leaf, Value::Object(_) | Value::Array(_)) => found.push(path.clone()),
+        (typed::Kind::List(list), Value::Array(items)) => {
+            let kind = typed::kind(schema, &list.item);
+            for (i, item) in items.iter().enumerate() {
+                path.push_str(&format!("[{i}]"));
+                find_atomics(schema, kind, item, path, found);
+                path.truncate(length);
+            }
+        }
+        (of, Value::Object(members)) => {
+            for (name, member) in members {
+                path.push('.');
+                path.push_str(name);
+                let (below, _) = typed::member(schema, of, name);
+                find_atomics(schema, below, member, path, found);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Merges `applied` into `live` (`None`: it is created) and answers the object to store, owners recorded.
 pub fn apply(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<Value, ApplyError> {
     let version = applied.get("apiVersion").and_then(Value::as_str).unwrap_or("");

@@ -7,6 +7,7 @@ mod limits;
 mod node_restriction;
 mod node_taint;
 mod pod_security;
+pub(crate) mod policies;
 mod priority;
 mod quota;
 mod runtime_class;
@@ -23,6 +24,7 @@ use crate::authentication::UserInfo;
 use crate::authorization::Authorizer;
 use crate::reader::Reader;
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -61,6 +63,34 @@ pub struct Request<'a> {
     pub options: &'a Value,
     pub user: &'a UserInfo,
     pub dry_run: bool,
+    pub notes: Notes,
+}
+
+/// What plugins say beside yes and no.
+#[derive(Debug, Default)]
+pub struct Notes {
+    warnings: Mutex<Vec<String>>,
+    annotations: Mutex<Vec<(String, String)>>,
+}
+
+impl Notes {
+    /// Sent as a `Warning` header, whatever becomes of the request.
+    pub fn warn(&self, text: String) {
+        self.warnings.lock().push(text);
+    }
+
+    /// For the request's audit event.
+    pub fn annotate(&self, key: String, value: String) {
+        self.annotations.lock().push((key, value));
+    }
+
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock())
+    }
+
+    pub fn take_annotations(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.annotations.lock())
+    }
 }
 
 /// A refusal: the HTTP code and message of the `Status` to answer with. For 403 the message is what follows
@@ -71,23 +101,29 @@ pub struct Denied {
     pub code: u16,
     pub reason: &'static str,
     pub message: String,
+    /// The refusal is worded like a 403 and names its cause, whatever its code: a policy's.
+    pub by_policy: bool,
 }
 
 impl Denied {
+    pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), by_policy: false }
+    }
+
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self { code: 403, reason: "Forbidden", message: message.into() }
+        Self::new(403, "Forbidden", message)
     }
 
     pub fn not_found(resource: &str, name: &str) -> Self {
-        Self { code: 404, reason: "NotFound", message: format!("{resource} {name:?} not found") }
+        Self::new(404, "NotFound", format!("{resource} {name:?} not found"))
     }
 
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self { code: 500, reason: "InternalError", message: format!("Internal error occurred: {message}") }
+        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {
-        Self { code: 400, reason: "BadRequest", message: message.into() }
+        Self::new(400, "BadRequest", message)
     }
 }
 
@@ -146,8 +182,10 @@ pub fn plugins(
         Arc::new(certificates::CertificateSigning::new(a())),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(ingress::DefaultIngressClass::new(r())),
-        Arc::new(webhooks::MutatingAdmissionWebhook::new(r(), config.webhooks.clone())),
-        Arc::new(webhooks::ValidatingAdmissionWebhook::new(r(), config.webhooks.clone())),
+        Arc::new(policies::MutatingAdmissionPolicy::new(r(), a())),
+        Arc::new(webhooks::MutatingAdmissionWebhook::new(r(), a(), config.webhooks.clone())),
+        Arc::new(policies::ValidatingAdmissionPolicy::new(r(), a())),
+        Arc::new(webhooks::ValidatingAdmissionWebhook::new(r(), a(), config.webhooks.clone())),
         Arc::new(quota::ResourceQuota::new(r())),
     ];
     all.extend(rest);

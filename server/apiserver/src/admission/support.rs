@@ -257,6 +257,7 @@ pub(super) mod testing {
                 options: &Value::Null,
                 user: &self.user,
                 dry_run: false,
+                notes: Default::default(),
             };
             if !plugin.handles(&request) {
                 return Ok(object);

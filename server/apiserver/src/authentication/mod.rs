@@ -7,6 +7,7 @@
 mod anonymous;
 mod bearer;
 mod bootstrap_tokens;
+pub mod cel;
 mod certificates;
 mod chain;
 pub mod expressions;

@@ -22,7 +22,7 @@ pub struct Escalation {
 }
 
 fn forbidden(message: String) -> Denied {
-    Denied { code: 403, reason: "Forbidden", message }
+    Denied::forbidden(message)
 }
 
 impl Escalation {
@@ -98,11 +98,8 @@ impl Escalation {
             return Ok(());
         }
         let Some(rules) = self.rbac.role_rules(request.namespace, &role) else {
-            return Err(Denied {
-                code: 404,
-                reason: "NotFound",
-                message: format!("{resource}.{GROUP} {:?} not found", role.name),
-            });
+            let message = format!("{resource}.{GROUP} {:?} not found", role.name);
+            return Err(Denied::new(404, "NotFound", message));
         };
         self.confirm(request.user, request.namespace, &rules).map_err(forbidden)
     }
@@ -171,6 +168,7 @@ mod tests {
             options: &Value::Null,
             user: &user,
             dry_run: false,
+            notes: Default::default(),
         };
         assert!(plugin.handles(&request));
         plugin.validate(&request, Some(&object)).await

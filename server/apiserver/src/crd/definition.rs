@@ -192,12 +192,17 @@ fn strings(value: &Value) -> Vec<String> {
 }
 
 fn compiled(version: &Value) -> Option<(SchemaRef, TypeId)> {
+    shape(version).map(|(schema, root)| (SchemaRef::Custom(Arc::new(schema)), root))
+}
+
+/// The types of one version of a definition.
+pub(crate) fn shape(version: &Value) -> Option<(Schema, TypeId)> {
     let schema = &version["schema"]["openAPIV3Schema"];
     let at = Path::new("openAPIV3Schema");
     let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let schema = if schema.is_object() { schema } else { &any };
     match compile(schema, &at) {
-        Ok((schema, root)) => Some((SchemaRef::Custom(Arc::new(schema)), root)),
+        Ok(compiled) => Some(compiled),
         Err(errors) => {
             tracing::warn!(error = ?errors.aggregate(), "a stored definition's schema does not compile");
             None

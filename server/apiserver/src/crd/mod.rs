@@ -16,6 +16,7 @@ pub mod rules;
 mod versions;
 
 pub use definition::Custom;
+pub(crate) use definition::shape;
 pub(crate) use versions::{Current, current, prepare, read, to_storage, view};
 
 use crate::ApiServer;

@@ -2,6 +2,9 @@
 
 use super::kind::Kind;
 use super::support::{at, has, items, items_mut, map_mut, one_of, preset, some_mut, text, texts, with_spec};
+use crate::admission::policies;
+use crate::admission::policies::environment::{self, Has};
+use crate::admission::policies::expression::{Expression, Returns};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
 use machinery::names;
@@ -20,7 +23,7 @@ pub(super) static KINDS: &[Kind] = &[
         .validate(|o, errors| webhooks(o, true, errors)),
     Kind::cluster(GROUP, "ValidatingAdmissionPolicy").status().generation().default(policy_defaults).validate(
         |o, errors| {
-            policy(o, errors);
+            let env = policy(o, false, errors);
             let spec = at(o, "spec");
             if items(spec, "validations").is_empty() && items(spec, "auditAnnotations").is_empty() {
                 let message = "validations or auditAnnotations must contain at least one item";
@@ -29,16 +32,67 @@ pub(super) static KINDS: &[Kind] = &[
             }
             let list = SPEC.child("validations");
             for (i, v) in items(spec, "validations").iter().enumerate() {
+                let at_i = list.index(i);
                 if text(v, "expression").trim().is_empty() {
-                    errors.required(&list.index(i).child("expression"), "expression is not specified");
+                    errors.required(&at_i.child("expression"), "expression is not specified");
+                    continue;
                 }
+                let found = Expression::compile(&env, text(v, "expression"), Returns::Bool);
+                expression(&found, &at_i.child("expression"), errors);
+                let message = text(v, "messageExpression");
+                if !message.is_empty() {
+                    let has_params = Has { params: has(spec, "paramKind"), ..Has::default() };
+                    let (_, plain) = policies::expression::variables(spec, has_params);
+                    let found = Expression::compile(&plain, message, Returns::Text);
+                    expression(&found, &at_i.child("messageExpression"), errors);
+                }
+            }
+            let list = SPEC.child("auditAnnotations");
+            for (i, annotation) in items(spec, "auditAnnotations").iter().enumerate() {
+                let at_i = list.index(i);
+                if text(annotation, "key").is_empty() {
+                    errors.required(&at_i.child("key"), "");
+                }
+                if text(annotation, "valueExpression").trim().is_empty() {
+                    errors.required(&at_i.child("valueExpression"), "valueExpression is not specified");
+                    continue;
+                }
+                let found = Expression::compile(&env, text(annotation, "valueExpression"), Returns::TextOrNull);
+                expression(&found, &at_i.child("valueExpression"), errors);
             }
         },
     ),
     Kind::cluster(GROUP, "MutatingAdmissionPolicy").generation().default(policy_defaults).validate(|o, errors| {
-        policy(o, errors);
-        if items(at(o, "spec"), "mutations").is_empty() {
+        let env = policy(o, true, errors);
+        let spec = at(o, "spec");
+        if items(spec, "mutations").is_empty() {
             errors.required(&SPEC.child("mutations"), "mutations must contain at least one item");
+        }
+        let list = SPEC.child("mutations");
+        for (i, mutation) in items(spec, "mutations").iter().enumerate() {
+            let at_i = list.index(i);
+            let (member, patch) = match text(mutation, "patchType") {
+                "ApplyConfiguration" => ("applyConfiguration", at(mutation, "applyConfiguration")),
+                "JSONPatch" => ("jsonPatch", at(mutation, "jsonPatch")),
+                "" => {
+                    errors.required(&at_i.child("patchType"), "");
+                    continue;
+                }
+                other => {
+                    errors.not_supported(&at_i.child("patchType"), other, &["ApplyConfiguration", "JSONPatch"]);
+                    continue;
+                }
+            };
+            let at_patch = at_i.child(member);
+            if patch.is_null() {
+                let why = format!("must be specified when patchType is {}", text(mutation, "patchType"));
+                errors.required(&at_patch, why);
+            } else if text(patch, "expression").trim().is_empty() {
+                errors.required(&at_patch.child("expression"), "expression is not specified");
+            } else {
+                let (found, _) = policies::mutation(&env, mutation);
+                expression(&found, &at_patch.child("expression"), errors);
+            }
         }
     }),
     Kind::cluster(GROUP, "ValidatingAdmissionPolicyBinding").generation().default(binding_defaults).validate(|o, errors| {
@@ -142,7 +196,10 @@ fn webhooks(object: &Value, mutating: bool, errors: &mut FieldErrors) {
             validate_label_selector(hook.get(selector), &path.child(selector), errors);
         }
         client(at(hook, "clientConfig"), &path.child("clientConfig"), errors);
-        conditions(hook, &path, errors);
+        if has(hook, "matchConditions") {
+            let env = environment::env(Has { authorizer: true, ..Has::default() });
+            conditions(hook, &env, &path, errors);
+        }
     }
 }
 
@@ -235,7 +292,14 @@ fn rule_of(rule: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn conditions(of: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+/// What is wrong with an expression's text or types.
+fn expression(found: &Expression, path: &Path<'_>, errors: &mut FieldErrors) {
+    if let Err(why) = &found.program {
+        errors.invalid(path, found.source.as_str(), why.as_str());
+    }
+}
+
+fn conditions(of: &Value, env: &cel::Env, path: &Path<'_>, errors: &mut FieldErrors) {
     let list = path.child("matchConditions");
     let all = items(of, "matchConditions");
     if all.len() > 64 {
@@ -246,6 +310,9 @@ fn conditions(of: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         let at_i = list.index(i);
         if text(condition, "expression").trim().is_empty() {
             errors.required(&at_i.child("expression"), "");
+        } else {
+            let found = Expression::compile(env, text(condition, "expression"), Returns::Bool);
+            expression(&found, &at_i.child("expression"), errors);
         }
         let name = text(condition, "name");
         if name.is_empty() {
@@ -304,7 +371,7 @@ fn match_resources(resources: &Value, path: &Path<'_>, errors: &mut FieldErrors)
     }
 }
 
-fn policy(object: &Value, errors: &mut FieldErrors) {
+fn policy(object: &Value, patch_types: bool, errors: &mut FieldErrors) -> cel::Env {
     let spec = at(object, "spec");
     one_of(spec, "failurePolicy", &["Fail", "Ignore"], &SPEC, errors);
     let path = SPEC.child("matchConstraints");
@@ -317,7 +384,10 @@ fn policy(object: &Value, errors: &mut FieldErrors) {
             errors.required(&path.child("resourceRules"), "");
         }
     }
-    conditions(spec, &SPEC, errors);
+    let kind = at(spec, "paramKind");
+    let has_params = Has { params: !kind.is_null(), authorizer: true, patch_types };
+    let (variables, env) = policies::expression::variables(spec, has_params);
+    conditions(spec, &env, &SPEC, errors);
     let list = SPEC.child("variables");
     for (i, variable) in items(spec, "variables").iter().enumerate() {
         let at_i = list.index(i);
@@ -329,8 +399,11 @@ fn policy(object: &Value, errors: &mut FieldErrors) {
         }
         if text(variable, "expression").trim().is_empty() {
             errors.required(&at_i.child("expression"), "expression is not specified");
+        } else if let Some(compiled) = variables.get(i) {
+            expression(&compiled.expression, &at_i.child("expression"), errors);
         }
     }
+    env
 }
 
 fn binding(object: &Value, errors: &mut FieldErrors) {

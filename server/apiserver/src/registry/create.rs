@@ -101,7 +101,9 @@ impl ApiServer {
             warnings.push(text);
         }
         warnings.extend(self.admission_warnings(&request, &object));
-        self.admit_validating(&request, Some(&object)).await?;
+        let verdict = self.admit_validating(&request, Some(&object)).await;
+        warnings.extend(request.notes.take_warnings());
+        verdict?;
         if dry_run {
             // Nothing is written, but a taken name is still an error.
             if self.storage.get(resource, target.namespace, &name).await?.is_some() {

@@ -72,6 +72,7 @@ impl Target<'_> {
             options,
             user: self.user,
             dry_run,
+            notes: Default::default(),
         }
     }
 }
@@ -185,6 +186,11 @@ impl ApiServer {
 
 fn denied(d: Denied, request: &Request<'_>) -> ApiError {
     let name = request.name;
+    if d.by_policy {
+        return ApiError::forbidden(request.group, request.resource, name, &d.message)
+            .with_code(d.code, d.reason)
+            .with_cause("", d.message, "");
+    }
     match (d.code, d.reason) {
         // A refusal without a reason is complete as it is: a webhook's.
         (403, "Forbidden") | (0, _) => ApiError::forbidden(request.group, request.resource, name, &d.message),

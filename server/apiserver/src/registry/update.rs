@@ -108,7 +108,9 @@ impl ApiServer {
         }
         warnings.extend(strategy.warnings(&new, Some(old)));
         warnings.extend(self.admission_warnings(&request, &new));
-        self.admit_validating(&request, Some(&new)).await?;
+        let verdict = self.admit_validating(&request, Some(&new)).await;
+        warnings.extend(request.notes.take_warnings());
+        verdict?;
         meta::set_revision(&mut new, revision);
         if dry_run {
             let json = serde_json::to_vec(&new).map_err(ApiError::internal)?.into();

@@ -46,6 +46,7 @@ pub(super) async fn handle(
             options: &options,
             user: &call.user,
             dry_run: false,
+            notes: Default::default(),
         };
         server.admit_validating(&request, Some(&pod)).await?;
     }

@@ -1,5 +1,7 @@
 //! Webhook configurations, read once for each revision of them.
 
+use super::super::policies::environment::{Has, env};
+use super::super::policies::expression::Conditions;
 use super::super::{Operation, Request};
 use super::transport::Endpoint;
 use crate::cache::Entry;
@@ -15,7 +17,8 @@ use std::time::Duration;
 
 const GROUP: &str = "admissionregistration.k8s.io";
 
-struct Rule {
+/// Which operations on which resources.
+pub(in super::super) struct Rule {
     operations: Vec<String>,
     groups: Vec<String>,
     versions: Vec<String>,
@@ -35,8 +38,7 @@ pub(super) struct Hook {
     /// May be called for a dry run.
     pub dry_run: bool,
     pub reinvoke: bool,
-    /// CEL conditions, which this server does not evaluate.
-    pub conditional: bool,
+    pub conditions: Conditions,
     exact: bool,
     rules: Vec<Rule>,
     namespace_selector: Result<Selector, String>,
@@ -56,13 +58,6 @@ impl Hook {
         let selector =
             |v: &Value| Selector::from_object(Some(v).filter(|v| v.is_object())).map_err(|e| e.to_string());
         let everything = |v: &Value| if v.is_object() { selector(v) } else { Ok(Selector::everything()) };
-        let rule = |r: &Value| Rule {
-            operations: strings(r, "/operations"),
-            groups: strings(r, "/apiGroups"),
-            versions: strings(r, "/apiVersions"),
-            resources: strings(r, "/resources"),
-            scope: text(r, "/scope").into(),
-        };
         let seconds = value["timeoutSeconds"].as_u64().unwrap_or(10).clamp(1, 30);
         Self {
             name: text(value, "/name").into(),
@@ -72,9 +67,12 @@ impl Hook {
             timeout: Duration::from_secs(seconds),
             dry_run: matches!(text(value, "/sideEffects"), "None" | "NoneOnDryRun"),
             reinvoke: text(value, "/reinvocationPolicy") == "IfNeeded",
-            conditional: !items(value, "/matchConditions").is_empty(),
+            conditions: match items(value, "/matchConditions") {
+                [] => Conditions::default(),
+                _ => Conditions::compile(value, &env(Has { authorizer: true, ..Has::default() })),
+            },
             exact: text(value, "/matchPolicy") == "Exact",
-            rules: items(value, "/rules").iter().map(rule).collect(),
+            rules: items(value, "/rules").iter().map(Rule::read).collect(),
             namespace_selector: everything(&value["namespaceSelector"]),
             object_selector: everything(&value["objectSelector"]),
         }
@@ -113,7 +111,18 @@ impl Hook {
 }
 
 impl Rule {
-    fn matches(&self, r: &Request<'_>, exact: bool) -> bool {
+    pub fn read(r: &Value) -> Self {
+        Self {
+            operations: strings(r, "/operations"),
+            groups: strings(r, "/apiGroups"),
+            versions: strings(r, "/apiVersions"),
+            resources: strings(r, "/resources"),
+            scope: text(r, "/scope").into(),
+        }
+    }
+
+    /// `exact`: not through another version of the same resource.
+    pub fn matches(&self, r: &Request<'_>, exact: bool) -> bool {
         let has = |list: &[String], wanted: &str| list.iter().any(|s| s == "*" || s == wanted);
         let cluster = r.namespace.is_empty() || (r.group.is_empty() && r.resource == "namespaces");
         let scope = match self.scope.as_str() {

@@ -6,10 +6,14 @@
 mod config;
 mod transport;
 
+pub(super) use config::Rule;
 pub use transport::{Endpoint, WebhookTransport};
 
+use super::policies::expression::{self, Inputs, Scope};
+use super::policies::{self, Asked};
 use super::{Denied, Operation, Plugin, Request};
 use crate::audit;
+use crate::authorization::Authorizer;
 use crate::reader::{Reader, text};
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -36,6 +40,7 @@ struct Caller {
     /// `mutating` or `validating`.
     kind: &'static str,
     reader: Arc<dyn Reader>,
+    authorizer: Arc<dyn Authorizer>,
     transport: Arc<dyn WebhookTransport>,
     configurations: Configurations,
 }
@@ -82,16 +87,18 @@ impl Caller {
         let outcome = match interest {
             Interest::No => return Ok(None),
             Interest::Unknown(why) => Err(why),
-            Interest::Yes if r.dry_run && !hook.dry_run => {
-                return Err(Denied::bad_request(format!(
-                    "admission webhook {:?} does not support dry run",
-                    hook.name
-                )));
-            }
-            Interest::Yes if hook.conditional => {
-                Err("matchConditions are not evaluated by this server".into())
-            }
-            Interest::Yes => self.call(hook, r, object).await,
+            Interest::Yes => match self.conditions(hook, r, object).await {
+                Ok(false) => return Ok(None),
+                Err(_) if hook.ignore_failure => return Ok(None),
+                Err(why) => return Err(Denied::forbidden(why)),
+                Ok(true) if r.dry_run && !hook.dry_run => {
+                    return Err(Denied::bad_request(format!(
+                        "admission webhook {:?} does not support dry run",
+                        hook.name
+                    )));
+                }
+                Ok(true) => self.call(hook, r, object).await,
+            },
         };
         let answer = match outcome {
             Ok(answer) => answer,
@@ -121,7 +128,39 @@ impl Caller {
         let code = answer.pointer("/status/code").and_then(Value::as_u64).unwrap_or(0);
         let code = u16::try_from(code).ok().filter(|c| (400..600).contains(c)).unwrap_or(400);
         // No reason of our own: the message is complete and is not wrapped.
-        Err(Denied { code, reason: "", message })
+        Err(Denied::new(code, "", message))
+    }
+
+    /// Whether all of the hook's conditions hold; `Err` where none is false and some cannot be evaluated.
+    async fn conditions(&self, hook: &Hook, r: &Request<'_>, object: Option<&Value>) -> Result<bool, String> {
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let request = policies::environment::request(r, object);
+        let asked = hook.conditions.uses_authorizer().then(|| Asked::new(self.authorizer.clone(), r.user));
+        loop {
+            let verdict = {
+                let inputs = Inputs {
+                    object: object.unwrap_or(&Value::Null),
+                    old: r.old.unwrap_or(&Value::Null),
+                    request: &request,
+                    namespace: &Value::Null,
+                    params: None,
+                    authorizer: asked.as_ref(),
+                    about: r,
+                };
+                hook.conditions.verdict(&Scope::new(&inputs, &[]))
+            };
+            return match verdict {
+                Ok(expression::Verdict::Matches) => Ok(true),
+                Ok(expression::Verdict::No) => Ok(false),
+                Ok(expression::Verdict::Error(why)) => Err(why),
+                Err(_) => match &asked {
+                    Some(asked) if asked.answer().await => continue,
+                    _ => Err("an authorization check has no answer".into()),
+                },
+            };
+        }
     }
 
     /// The `response` of the answered review.
@@ -153,8 +192,12 @@ fn handles(r: &Request<'_>) -> bool {
 pub(super) struct MutatingAdmissionWebhook(Caller);
 
 impl MutatingAdmissionWebhook {
-    pub fn new(reader: Arc<dyn Reader>, transport: Option<Arc<dyn WebhookTransport>>) -> Self {
-        Self(caller(reader, transport, "mutatingwebhookconfigurations"))
+    pub fn new(
+        reader: Arc<dyn Reader>,
+        authorizer: Arc<dyn Authorizer>,
+        transport: Option<Arc<dyn WebhookTransport>>,
+    ) -> Self {
+        Self(caller(reader, authorizer, transport, "mutatingwebhookconfigurations"))
     }
 
     /// Whether the object was changed.
@@ -201,19 +244,24 @@ impl MutatingAdmissionWebhook {
 pub(super) struct ValidatingAdmissionWebhook(Caller);
 
 impl ValidatingAdmissionWebhook {
-    pub fn new(reader: Arc<dyn Reader>, transport: Option<Arc<dyn WebhookTransport>>) -> Self {
-        Self(caller(reader, transport, "validatingwebhookconfigurations"))
+    pub fn new(
+        reader: Arc<dyn Reader>,
+        authorizer: Arc<dyn Authorizer>,
+        transport: Option<Arc<dyn WebhookTransport>>,
+    ) -> Self {
+        Self(caller(reader, authorizer, transport, "validatingwebhookconfigurations"))
     }
 }
 
 fn caller(
     reader: Arc<dyn Reader>,
+    authorizer: Arc<dyn Authorizer>,
     transport: Option<Arc<dyn WebhookTransport>>,
     resource: &'static str,
 ) -> Caller {
     let transport = transport.unwrap_or_else(|| Arc::new(transport::Https { reader: reader.clone() }));
     let kind = if resource.starts_with("mutating") { "mutating" } else { "validating" };
-    Caller { kind, reader, transport, configurations: Configurations::new(resource) }
+    Caller { kind, reader, authorizer, transport, configurations: Configurations::new(resource) }
 }
 
 #[async_trait]

@@ -43,6 +43,23 @@ impl WebhookTransport for Script {
     }
 }
 
+/// Everybody may do everything.
+struct Anyone;
+
+#[async_trait]
+impl Authorizer for Anyone {
+    async fn authorize(&self, _: &crate::authorization::Attributes) -> crate::authorization::Decision {
+        crate::authorization::Decision::Allow { reason: String::new() }
+    }
+    async fn rules_for(
+        &self,
+        _: &crate::authentication::UserInfo,
+        _: &str,
+    ) -> (Vec<Value>, Vec<Value>, bool) {
+        (Vec::new(), Vec::new(), false)
+    }
+}
+
 fn hook(path: &str, extra: Value) -> Value {
     let ca = kit::pki::Authority::generate("hooks").unwrap();
     let mut hook = json!({
@@ -70,7 +87,9 @@ fn pod() -> Value {
 
 async fn validate(hooks: Vec<Value>) -> Result<Value, Denied> {
     let (cluster, script) = world("validatingwebhookconfigurations", hooks);
-    Ask::create("", "pods").run(&ValidatingAdmissionWebhook::new(cluster, Some(script)), pod()).await
+    Ask::create("", "pods")
+        .run(&ValidatingAdmissionWebhook::new(cluster, Arc::new(Anyone), Some(script)), pod())
+        .await
 }
 
 #[tokio::test]
@@ -104,9 +123,26 @@ async fn failures_close_or_open_as_asked() {
     for path in ["broken", "hang", "stranger"] {
         validate(vec![hook(path, json!({"failurePolicy": "Ignore"}))]).await.unwrap();
     }
-    // What cannot be evaluated is a failure too, never a silent pass.
-    let conditions = json!({"matchConditions": [{"name": "c", "expression": "false"}]});
-    assert!(validate(vec![hook("fine", conditions)]).await.is_err());
+    // Conditions that do not hold spare the call, and so do, where failures are ignored, those that fail.
+    let when = |expression: &str| json!({"matchConditions": [{"name": "c", "expression": expression}]});
+    validate(vec![hook("deny", when("false"))]).await.unwrap();
+    validate(vec![hook("deny", when("has(object.metadata.labels.other)"))]).await.unwrap();
+    let asks = "authorizer.group('').resource('pods').check('get').allowed()";
+    validate(vec![hook("deny", when(&format!("!{asks}")))]).await.unwrap();
+    assert!(validate(vec![hook("deny", when(asks))]).await.is_err());
+    assert!(
+        validate(vec![hook("deny", when("object.metadata.name == 'p' && request.operation == 'CREATE'"))])
+            .await
+            .is_err()
+    );
+    let denied = validate(vec![hook("fine", when("object.nothing == 1"))]).await.unwrap_err();
+    assert_eq!(
+        (denied.code, denied.message.as_str()),
+        (403, "expression 'object.nothing == 1' resulted in error: no such key: nothing")
+    );
+    let mut ignored = when("object.nothing == 1");
+    ignored["failurePolicy"] = json!("Ignore");
+    validate(vec![hook("deny", ignored)]).await.unwrap();
     let no_ca = json!({"clientConfig": {"url": "https://x/"}});
     assert!(validate(vec![hook("fine", no_ca)]).await.unwrap_err().message.contains("no caBundle"));
 }
@@ -141,7 +177,7 @@ async fn rules_and_selectors_decide_who_is_asked() {
         ),
     ] {
         let (cluster, script) = world("validatingwebhookconfigurations", vec![hook("fine", extra.clone())]);
-        let plugin = ValidatingAdmissionWebhook::new(cluster, Some(script.clone()));
+        let plugin = ValidatingAdmissionWebhook::new(cluster, Arc::new(Anyone), Some(script.clone()));
         Ask::create("", "pods").run(&plugin, pod()).await.unwrap();
         assert_eq!(!script.calls.lock().is_empty(), asked, "{extra}");
     }
@@ -151,7 +187,7 @@ async fn rules_and_selectors_decide_who_is_asked() {
 async fn mutations_run_in_order_and_again_where_wanted() {
     let hooks = vec![hook("label-a", json!({"reinvocationPolicy": "IfNeeded"})), hook("label-b", json!({}))];
     let (cluster, script) = world("mutatingwebhookconfigurations", hooks);
-    let plugin = MutatingAdmissionWebhook::new(cluster, Some(script.clone()));
+    let plugin = MutatingAdmissionWebhook::new(cluster, Arc::new(Anyone), Some(script.clone()));
     let pod = Ask::create("", "pods").run(&plugin, pod()).await.unwrap();
     assert_eq!(pod["metadata"]["labels"], json!({"app": "web", "label-a": "x", "label-b": "x"}));
     assert_eq!(*script.calls.lock(), ["label-a", "label-b", "label-a"]);
@@ -161,7 +197,7 @@ async fn mutations_run_in_order_and_again_where_wanted() {
 async fn configurations_themselves_are_exempt() {
     let everything = json!({"rules": [{"operations": ["*"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["*/*"]}]});
     let (cluster, script) = world("validatingwebhookconfigurations", vec![hook("deny", everything)]);
-    let plugin = ValidatingAdmissionWebhook::new(cluster, Some(script));
+    let plugin = ValidatingAdmissionWebhook::new(cluster, Arc::new(Anyone), Some(script));
     let own = json!({"metadata": {"name": "c"}});
     Ask::delete(GROUP, "validatingwebhookconfigurations", own.clone()).run(&plugin, own).await.unwrap();
     assert!(Ask::delete("", "pods", pod()).run(&plugin, pod()).await.is_err());
@@ -201,7 +237,7 @@ async fn a_webhook_behind_tls_is_reached_and_a_stranger_is_not_trusted() {
     let ask = |ca: String| async move {
         let client = json!({"clientConfig": {"url": format!("https://127.0.0.1:{port}/"), "caBundle": STANDARD.encode(ca)}});
         let (cluster, _) = world("validatingwebhookconfigurations", vec![hook("tls", client)]);
-        let plugin = ValidatingAdmissionWebhook::new(cluster, None);
+        let plugin = ValidatingAdmissionWebhook::new(cluster, Arc::new(Anyone), None);
         Ask::create("", "pods").run(&plugin, pod()).await.unwrap_err()
     };
     let denied = ask(ca.certificate_pem().to_owned()).await;

@@ -1,0 +1,308 @@
+//! The MutatingAdmissionPolicy plugin.
+
+use super::super::{Denied, Operation, Plugin, Request};
+use super::environment::{self, Has};
+use super::expression::{
+    Conditions, Expression, Halt, Inputs, OUT_OF_BUDGET, Returns, Scope, Variable, Verdict, any_asks,
+    variables,
+};
+use super::matching::Criteria;
+use super::params::{self, ParamKind};
+use super::store::{Binding, Store};
+use super::{Asked, exempt, namespace, patch};
+use crate::authorization::Authorizer;
+use crate::reader::{Reader, items, text};
+use async_trait::async_trait;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// A compiled policy.
+pub(super) struct Policy {
+    name: String,
+    ignore_failure: bool,
+    reinvoke: bool,
+    criteria: Criteria,
+    params: Option<ParamKind>,
+    variables: Vec<Variable>,
+    conditions: Conditions,
+    mutations: Vec<Mutation>,
+    asks: bool,
+}
+
+struct Mutation {
+    expression: Expression,
+    json_patch: bool,
+}
+
+/// The expression of one of a policy's mutations.
+pub(crate) fn mutation(env: &cel::Env, mutation: &Value) -> (Expression, bool) {
+    let json_patch = text(mutation, "/patchType") == "JSONPatch";
+    let (at, returns) = if json_patch {
+        ("/jsonPatch/expression", Returns::Patches)
+    } else {
+        ("/applyConfiguration/expression", Returns::Object)
+    };
+    (Expression::compile(env, text(mutation, at), returns), json_patch)
+}
+
+fn compile(object: &Value) -> Policy {
+    let spec = &object["spec"];
+    let params = ParamKind::read(spec);
+    let has = Has { params: params.is_some(), authorizer: true, patch_types: true };
+    let (variables, env) = variables(spec, has);
+    let mutations: Vec<Mutation> = items(spec, "/mutations")
+        .iter()
+        .map(|m| {
+            let (expression, json_patch) = mutation(&env, m);
+            Mutation { expression, json_patch }
+        })
+        .collect();
+    let conditions = Conditions::compile(spec, &env);
+    let asks = conditions.uses_authorizer()
+        || any_asks(variables.iter().map(|v| &v.expression))
+        || any_asks(mutations.iter().map(|m| &m.expression));
+    Policy {
+        name: text(object, "/metadata/name").to_owned(),
+        ignore_failure: text(spec, "/failurePolicy") == "Ignore",
+        reinvoke: text(spec, "/reinvocationPolicy") == "IfNeeded",
+        criteria: Criteria::read(&spec["matchConstraints"]),
+        params,
+        variables,
+        conditions,
+        mutations,
+        asks,
+    }
+}
+
+/// One policy as one binding and one parameter call for it.
+struct Invocation {
+    policy: Arc<Policy>,
+    binding: Arc<Binding>,
+    param: Option<Value>,
+}
+
+/// Why a policy's changes were not made.
+enum Failed {
+    Pending,
+    Because(String),
+}
+
+impl From<Halt> for Failed {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Pending => Self::Pending,
+            Halt::OutOfBudget => Self::Because(OUT_OF_BUDGET.into()),
+        }
+    }
+}
+
+pub(in super::super) struct MutatingAdmissionPolicy {
+    reader: Arc<dyn Reader>,
+    authorizer: Arc<dyn Authorizer>,
+    store: Store<Policy>,
+}
+
+impl MutatingAdmissionPolicy {
+    pub fn new(reader: Arc<dyn Reader>, authorizer: Arc<dyn Authorizer>) -> Self {
+        let (policies, bindings) = ("mutatingadmissionpolicies", "mutatingadmissionpolicybindings");
+        let store = Store::new(reader.clone(), policies, bindings, compile);
+        Self { reader, authorizer, store }
+    }
+
+    /// What applies to the request, and the first refusal for want of configuration.
+    fn invocations(&self, r: &Request<'_>, object: &Value) -> (Vec<Invocation>, Option<String>) {
+        let mut out = Vec::new();
+        let mut refusal: Option<String> = None;
+        let reader = &*self.reader;
+        for hook in self.store.hooks().iter() {
+            let policy = &hook.policy;
+            let mut refuse = |message: String| {
+                if !policy.ignore_failure {
+                    refusal.get_or_insert(message);
+                }
+            };
+            let misconfigured = |why: String| {
+                format!("policy {:?} denied request: failed to configure policy: {why}", policy.name)
+            };
+            match policy.criteria.matches(reader, r, Some(object)) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(why) => {
+                    refuse(misconfigured(why));
+                    continue;
+                }
+            }
+            let kind = policy.params.as_ref().map(|kind| kind.resource(reader));
+            if let Some(Err(why)) = &kind {
+                refuse(misconfigured(why.clone()));
+                continue;
+            }
+            for binding in &hook.bindings {
+                let matches = match &binding.criteria {
+                    Some(criteria) => criteria.matches(reader, r, Some(object)),
+                    None => Ok(true),
+                };
+                let params = matches.and_then(|matches| match matches {
+                    false => Ok(Vec::new()),
+                    true => params::collect(reader, kind.as_ref(), binding.params.as_ref(), r.namespace),
+                });
+                match params {
+                    Ok(params) => out.extend(params.into_iter().map(|param| Invocation {
+                        policy: policy.clone(),
+                        binding: binding.clone(),
+                        param,
+                    })),
+                    Err(why) => {
+                        let why = format!("failed to configure binding: {why}");
+                        refuse(denied(&policy.name, &binding.name, &why));
+                    }
+                }
+            }
+        }
+        (out, refusal)
+    }
+
+    async fn invoke(
+        &self,
+        invocation: &Invocation,
+        r: &Request<'_>,
+        object: &Value,
+        space: &Value,
+        asked: &Arc<Asked>,
+    ) -> Result<Option<Value>, String> {
+        loop {
+            // Values of an evaluation end before the authorizer is awaited.
+            let outcome = self.mutated(invocation, r, object, space, asked);
+            match outcome {
+                Ok(changed) => return Ok(changed),
+                Err(Failed::Because(why)) => return Err(why),
+                Err(Failed::Pending) if asked.answer().await => {}
+                Err(Failed::Pending) => return Err("an authorization check has no answer".into()),
+            }
+        }
+    }
+
+    /// The object as the policy's mutations leave it; `None` where it does not apply.
+    fn mutated(
+        &self,
+        invocation: &Invocation,
+        r: &Request<'_>,
+        object: &Value,
+        space: &Value,
+        asked: &Arc<Asked>,
+    ) -> Result<Option<Value>, Failed> {
+        let policy = &invocation.policy;
+        let request = environment::request(r, Some(object));
+        let inputs = Inputs {
+            object,
+            old: r.old.unwrap_or(&Value::Null),
+            request: &request,
+            namespace: space,
+            params: invocation.param.as_ref(),
+            authorizer: policy.asks.then_some(asked),
+            about: r,
+        };
+        if !policy.conditions.is_empty() {
+            let without = Inputs { namespace: &Value::Null, ..inputs };
+            match policy.conditions.verdict(&Scope::new(&without, &policy.variables))? {
+                Verdict::Matches => {}
+                Verdict::No => return Ok(None),
+                Verdict::Error(why) => return Err(Failed::Because(why)),
+            }
+        }
+        let mut current: Option<Value> = None;
+        for mutation in &policy.mutations {
+            let next = {
+                let before = current.as_ref().unwrap_or(object);
+                let inputs = Inputs { object: before, ..inputs };
+                let scope = Scope::new(&inputs, &policy.variables);
+                let mut budget = cel::RUNTIME_BUDGET;
+                let made = scope.evaluate(&mutation.expression, &mut budget)?.map_err(Failed::Because)?;
+                if mutation.json_patch {
+                    patch::json_patch(before, &made)
+                } else {
+                    let shape = patch::shape(&*self.reader, r.group, r.resource, before).ok_or_else(|| {
+                        let (group, version, kind) = (r.group, r.version, text(before, "/kind"));
+                        Failed::Because(format!(
+                            "Resource kind {group}/{version}, Kind={kind} not found. There can be a delay between when \
+                             CustomResourceDefinitions are created and when they are available."
+                        ))
+                    })?;
+                    patch::merge(before, &made, &shape)
+                }
+                .map_err(Failed::Because)?
+            };
+            current = Some(next);
+        }
+        Ok(current)
+    }
+}
+
+fn denied(policy: &str, binding: &str, why: &str) -> String {
+    format!("policy '{policy}' with binding '{binding}' denied request: {why}")
+}
+
+#[async_trait]
+impl Plugin for MutatingAdmissionPolicy {
+    fn name(&self) -> &'static str {
+        "MutatingAdmissionPolicy"
+    }
+
+    fn handles(&self, r: &Request<'_>) -> bool {
+        matches!(r.operation, Operation::Create | Operation::Update)
+            && !exempt(r)
+            && !self.store.hooks().is_empty()
+    }
+
+    async fn mutate(&self, r: &Request<'_>, object: &mut Value) -> Result<(), Denied> {
+        let (invocations, mut refusal) = self.invocations(r, object);
+        if !invocations.is_empty() {
+            let space = namespace(&*self.reader, r)?;
+            let asked = Asked::new(self.authorizer.clone(), r.user);
+            let mut last_change = 0;
+            let mut again: Vec<usize> = Vec::new();
+            for (at, invocation) in invocations.iter().enumerate() {
+                match self.invoke(invocation, r, object, &space, &asked).await {
+                    Ok(Some(changed)) => {
+                        if changed != *object {
+                            *object = changed;
+                            last_change = at;
+                        }
+                        if invocation.policy.reinvoke {
+                            again.push(at);
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(why) if invocation.policy.ignore_failure => {
+                        tracing::debug!(
+                            policy = invocation.policy.name,
+                            error = why,
+                            "a policy was passed over"
+                        );
+                    }
+                    Err(why) => {
+                        let message = denied(&invocation.policy.name, &invocation.binding.name, &why);
+                        refusal.get_or_insert(message);
+                    }
+                }
+            }
+            // Those that ran before the last change and want to see it.
+            for at in again.into_iter().filter(|at| *at < last_change) {
+                let invocation = &invocations[at];
+                match self.invoke(invocation, r, object, &space, &asked).await {
+                    Ok(Some(changed)) => *object = changed,
+                    Ok(None) => {}
+                    Err(_) if invocation.policy.ignore_failure => {}
+                    Err(why) => {
+                        let message = denied(&invocation.policy.name, &invocation.binding.name, &why);
+                        refusal.get_or_insert(message);
+                    }
+                }
+            }
+        }
+        match refusal {
+            None => Ok(()),
+            Some(message) => Err(Denied::new(403, "Invalid", message)),
+        }
+    }
+}
