@@ -66,30 +66,20 @@ pub struct Request<'a> {
     pub notes: Notes,
 }
 
-/// What plugins say beside yes and no.
+/// Warnings for the client.
 #[derive(Debug, Default)]
 pub struct Notes {
     warnings: Mutex<Vec<String>>,
-    annotations: Mutex<Vec<(String, String)>>,
 }
 
 impl Notes {
-    /// Sent as a `Warning` header, whatever becomes of the request.
+    /// Sent as a `Warning` header with an accepted request.
     pub fn warn(&self, text: String) {
         self.warnings.lock().push(text);
     }
 
-    /// For the request's audit event.
-    pub fn annotate(&self, key: String, value: String) {
-        self.annotations.lock().push((key, value));
-    }
-
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock())
-    }
-
-    pub fn take_annotations(&self) -> Vec<(String, String)> {
-        std::mem::take(&mut self.annotations.lock())
     }
 }
 

@@ -10,6 +10,7 @@ use super::matching::Criteria;
 use super::params::{self, ParamKind};
 use super::store::{Binding, Store};
 use super::{Asked, exempt, namespace};
+use crate::audit;
 use crate::authorization::Authorizer;
 use crate::reader::{Reader, items, text};
 use async_trait::async_trait;
@@ -368,13 +369,13 @@ impl Plugin for ValidatingAdmissionPolicy {
                 }
             }
             for (key, values) in annotations {
-                r.notes.annotate(format!("{}/{key}", policy.name), values.join(", "));
+                audit::annotate(&format!("{}/{key}", policy.name), values.join(", "));
             }
         }
         if !found.audited.is_empty() {
             found.audited.truncate(50);
             let key = "validation.policy.admission.k8s.io/validation_failure";
-            r.notes.annotate(key.into(), Value::Array(found.audited).to_string());
+            audit::annotate(key, Value::Array(found.audited).to_string());
         }
         match found.denied.into_iter().next() {
             None => Ok(()),
