@@ -13,8 +13,12 @@ use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-const RESOURCES: [(&str, &str); 3] =
-    [("", "pods"), ("", "persistentvolumes"), ("storage.k8s.io", "volumeattachments")];
+const RESOURCES: [(&str, &str); 4] = [
+    ("", "pods"),
+    ("", "persistentvolumes"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("resource.k8s.io", "resourceslices"),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
@@ -25,6 +29,7 @@ enum Kind {
     ServiceAccount,
     ResourceClaim,
     Attachment,
+    Slice,
     Pod,
 }
 
@@ -37,7 +42,7 @@ impl Object {
     }
 }
 
-/// What refers to what. Pods and attachments lead to one node; volumes lead from what they use to their claim.
+/// What refers to what. Pods, attachments and slices lead to one node; volumes lead from what they use to their claim.
 #[derive(Default)]
 struct Graph {
     /// Sources (pods, attachments): their node and what they refer to.
@@ -52,7 +57,7 @@ struct Graph {
 
 impl Graph {
     fn apply(&mut self, place: usize, change: Change) {
-        let kind = [Kind::Pod, Kind::Volume, Kind::Attachment][place];
+        let kind = [Kind::Pod, Kind::Volume, Kind::Attachment, Kind::Slice][place];
         match change {
             Change::Snapshot(all) => {
                 if kind == Kind::Volume {
@@ -72,6 +77,10 @@ impl Graph {
                         let key = Object::new(Kind::Pod, &entry.namespace, &entry.name);
                         let refers = pod_references(&entry.namespace, &object);
                         self.put_source(key, text(&object, "/spec/nodeName"), refers);
+                    }
+                    Kind::Slice => {
+                        let key = Object::new(Kind::Slice, "", &entry.name);
+                        self.put_source(key, text(&object, "/spec/nodeName"), Vec::new());
                     }
                     _ => {
                         let key = Object::new(Kind::Attachment, "", &entry.name);
@@ -248,8 +257,11 @@ impl NodeAuthorizer {
     }
 
     fn related(&self, node: &str, a: &Attributes, kind: Kind) -> Decision {
-        let namespace =
-            if kind == Kind::Volume || kind == Kind::Attachment { "" } else { a.namespace.as_str() };
+        let namespace = if matches!(kind, Kind::Volume | Kind::Attachment | Kind::Slice) {
+            ""
+        } else {
+            a.namespace.as_str()
+        };
         if self.reaches(node, &Object::new(kind, namespace, &a.name)) {
             return allow();
         }
@@ -379,7 +391,7 @@ impl NodeAuthorizer {
         }
         match a.verb.as_str() {
             "create" => allow(),
-            "get" | "update" | "patch" | "delete" if !a.name.is_empty() => allow(),
+            "get" | "update" | "patch" | "delete" if !a.name.is_empty() => self.related(node, a, Kind::Slice),
             "list" | "watch" | "deletecollection" => {
                 if a.field_selector.as_deref().and_then(|s| selected(s, "spec.nodeName")) == Some(node) {
                     allow()

@@ -280,18 +280,18 @@ mod tests {
             root-ca-cert-publisher route-controller selinux-warning-controller service-account-controller \
             service-cidrs-controller service-controller statefulset-controller ttl-after-finished-controller \
             ttl-controller validatingadmissionpolicy-status-controller volumeattributesclass-protection-controller";
-        const OURS: &str = "system:coredns";
+        const OURS: [&str; 2] = ["ironclad:node-network", "system:coredns"];
         let names = |list: &[Value]| {
             let mut names: Vec<String> = list.iter().map(|o| text(o, "/metadata/name").to_owned()).collect();
             names.sort();
             names
         };
-        let mut wanted: Vec<String> = CLUSTER.split_whitespace().chain([OURS]).map(str::to_owned).collect();
+        let mut wanted: Vec<String> = CLUSTER.split_whitespace().chain(OURS).map(str::to_owned).collect();
         wanted.extend(CONTROLLERS.split_whitespace().map(|n| format!("system:controller:{n}")));
         wanted.sort();
         let defaults = Defaults::read();
         assert_eq!(names(&defaults.cluster_roles), wanted);
-        assert_eq!(wanted.len(), 31 + 38 + 1);
+        assert_eq!(wanted.len(), 31 + 38 + 2);
         // Every controller's role is bound, and of the others these.
         let bound: Vec<String> = names(&defaults.cluster_role_bindings)
             .into_iter()
@@ -301,6 +301,7 @@ mod tests {
             bound,
             [
                 "cluster-admin",
+                "ironclad:node-network",
                 "kubeadm:kubelet-bootstrap",
                 "kubeadm:node-autoapprove-bootstrap",
                 "kubeadm:node-autoapprove-certificate-rotation",

@@ -27,7 +27,10 @@ fn texts() -> Decl {
 }
 
 fn object(name: &str, fields: Vec<(&str, Decl)>) -> Decl {
-    Decl::object(name, fields.into_iter().filter_map(|(name, decl)| FieldDecl::new(name, decl)))
+    // Names as they are: behind a dot even `namespace` is one.
+    let field =
+        |(name, decl): (&str, Decl)| FieldDecl { name: name.into(), json: name.into(), decl, ty: None };
+    Decl::object(name, fields.into_iter().map(field))
 }
 
 fn extra() -> Decl {

@@ -3,6 +3,7 @@
 pub mod config;
 mod issuer;
 mod keys;
+mod validate;
 
 pub use issuer::JwtIssuer;
 
