@@ -185,6 +185,28 @@ impl ApiFlags {
             };
             audit = audit.with_log(options, checked("log", delivery)?).context("--audit-log-path")?;
         }
+        if let Some(file) = &self.audit_webhook_config_file {
+            let post =
+                apiserver::audit::service(file.as_std_path()).context("--audit-webhook-config-file")?;
+            let delivery = Delivery {
+                mode: self.audit_webhook_mode,
+                buffer: self.audit_webhook_batch_buffer_size,
+                max_batch: self.audit_webhook_batch_max_size,
+                max_wait: self.audit_webhook_batch_max_wait,
+                throttle: throttle(
+                    self.audit_webhook_batch_throttle_enable,
+                    self.audit_webhook_batch_throttle_qps,
+                    self.audit_webhook_batch_throttle_burst,
+                ),
+                truncate: truncate(
+                    self.audit_webhook_truncate_enabled,
+                    self.audit_webhook_truncate_max_event_size,
+                    self.audit_webhook_truncate_max_batch_size,
+                ),
+            };
+            let delivery = checked("webhook", delivery)?;
+            audit = audit.with_webhook(post, self.audit_webhook_initial_backoff, delivery);
+        }
         Ok(Some(Arc::new(audit)))
     }
 }

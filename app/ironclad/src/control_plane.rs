@@ -108,7 +108,12 @@ pub async fn start(
     let listener = tokio::net::TcpListener::from_std(listener).context("listen")?;
     let serving = server.clone();
     let until = stop.clone();
-    tasks.spawn(async move { serving.serve(listener, Arc::new(move || tls.load_full()), until).await });
+    tasks.spawn(async move {
+        serving.serve(listener, Arc::new(move || tls.load_full()), until).await;
+        if let Some(audit) = &serving.config.audit {
+            audit.flush().await;
+        }
+    });
     progress.step(&format!("API server ready on port {port}"));
 
     Ok(ControlPlane { server, pki, port, advertise, issuer })

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-/// How long everything together may take to stop.
+/// How long everything together may take to stop, requests that are still under way apart.
 const DRAIN: Duration = Duration::from_secs(15);
 
 /// Control plane and node.
@@ -138,6 +138,8 @@ struct Run {
     tasks: JoinSet<()>,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    /// The longest it may take to stop.
+    drain: Duration,
 }
 
 impl Run {
@@ -147,6 +149,7 @@ impl Run {
             tasks: JoinSet::new(),
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            drain: DRAIN,
         })
     }
 
@@ -156,6 +159,8 @@ impl Run {
         control_plane: &ControlPlane,
         flags: &crate::cli::ControlPlane,
     ) -> InformerFactory {
+        // Requests under way are finished, each in its time.
+        self.drain = DRAIN.max(flags.api.shutdown_delay_duration + flags.api.request_timeout + DRAIN / 3);
         let reader = control_plane.client("system:kube-controller-manager", &[], control_plane::MANAGER);
         let informers = InformerFactory::new(reader, self.stop.clone());
         control_plane.start_components(flags, &informers, &self.stop, &mut self.tasks);
@@ -180,7 +185,7 @@ impl Run {
         tokio::select! {
             () = drained => {}
             () = second => progress.step("stopping at once"),
-            () = tokio::time::sleep(DRAIN) => tracing::warn!("some tasks did not stop in time"),
+            () = tokio::time::sleep(self.drain) => tracing::warn!("some tasks did not stop in time"),
         }
         progress.step("stopped");
         Ok(())

@@ -75,7 +75,7 @@ fn classic(open: &str, out: &mut String) {
 }
 
 /// The figures every Prometheus client library exports. Read from /proc when asked; absent where /proc is not.
-fn process(out: &mut String) {
+pub fn process(out: &mut String) {
     let mut gauge = |name: &str, kind: &str, help: &str, value: f64| {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     };
@@ -90,6 +90,13 @@ fn process(out: &mut String) {
     if let (Some(user), Some(system)) = (field(14), field(15)) {
         let help = "Total user and system CPU time spent in seconds";
         gauge("process_cpu_seconds_total", "counter", help, (user + system) / TICKS);
+    }
+    if let Ok(limits) = std::fs::read_to_string("/proc/self/limits") {
+        let line = limits.lines().find_map(|l| l.strip_prefix("Max open files"));
+        if let Some(most) = line.and_then(|l| l.split_whitespace().next()).and_then(|v| v.parse::<f64>().ok())
+        {
+            gauge("process_max_fds", "gauge", "Maximum number of open file descriptors", most);
+        }
     }
     if let Some(bytes) = field(23) {
         gauge("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes", bytes);

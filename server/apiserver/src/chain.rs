@@ -10,6 +10,7 @@ use crate::authorization::{Attributes, Decision};
 use crate::flow;
 use crate::http::options::Query;
 use crate::http::{Body, RequestBody, RequestInfo, deadline, respond};
+use crate::metrics::Ended;
 use crate::status::ApiError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -55,6 +56,11 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
         Ok(info) => (info.clone(), is_long_running(info, &query)),
         Err(_) => (RequestInfo::default(), false),
     };
+    let dry_run = query.get("dryRun").is_some();
+    let apply = parts.method == http::Method::PATCH
+        && headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|v| v.as_bytes().starts_with(b"application/apply-patch"));
     let guard = server.metrics.begin(&verb, long);
     let mut trail = Trail::default();
     let limit =
@@ -71,7 +77,10 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
                 None => work.await,
                 Some(limit) => match tokio::time::timeout(limit.time, work).await {
                     Ok(outcome) => outcome,
-                    Err(_) => Ok(Err(limit.error())),
+                    Err(_) => {
+                        server.metrics.terminated(&verb, 504);
+                        Ok(Err(limit.error()))
+                    }
                 },
             }
         }
@@ -121,7 +130,13 @@ pub(crate) async fn handle(server: ApiServer, request: Request<RequestBody>) -> 
     if head {
         *response.body_mut() = Body::empty();
     }
-    guard.end(&server.metrics, &verb, response.status().as_u16(), started.elapsed());
+    drop(guard);
+    let code = response.status().as_u16();
+    let bytes = http_body::Body::size_hint(response.body()).exact();
+    let ended = Ended { info: &verb, dry_run, long, apply, code, took: started.elapsed(), bytes };
+    if let Some(open) = server.metrics.end(ended) {
+        response = response.map(|body| body.holding(open));
+    }
     if let Some(record) = trail.record.take() {
         let last = if panicked { Stage::Panic } else { Stage::ResponseComplete };
         if long && !panicked {
@@ -145,7 +160,10 @@ async fn run(
     long: bool,
 ) -> Result<Response<Body>, ApiError> {
     let user = match authenticate(server, &parts).await {
-        Ok(user) => user,
+        Ok(user) => {
+            server.metrics.authenticated(2);
+            user
+        }
         Err(error) => {
             if let Some(audit) = &server.config.audit {
                 failed_authentication(audit, id, &info, &parts).await;
@@ -189,7 +207,10 @@ async fn proceed(
     } else {
         match server.flow.enter(server, &acting, &info, &query, time, &mut trail.matched).await {
             Ok(seat) => seat,
-            Err(refused) => return Ok(refused.response()),
+            Err(refused) => {
+                server.metrics.terminated(&info, 429);
+                return Ok(refused.response());
+            }
         }
     };
     authorize(server, &acting, &info, &query).await?;
@@ -240,8 +261,12 @@ fn is_long_running(info: &RequestInfo, query: &Query) -> bool {
 async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<UserInfo, ApiError> {
     match server.authentication.authenticate(parts).await {
         Ok(Some(user)) => Ok(user),
-        Ok(None) => Err(ApiError::unauthorized()),
+        Ok(None) => {
+            server.metrics.authenticated(1);
+            Err(ApiError::unauthorized())
+        }
         Err(error) => {
+            server.metrics.authenticated(0);
             tracing::debug!(%error, "unable to authenticate the request");
             Err(ApiError::unauthorized())
         }
@@ -281,6 +306,7 @@ async fn authorize(
         Decision::Allow { reason } => (true, reason),
         Decision::Deny { reason } | Decision::NoOpinion { reason } => (false, reason),
         Decision::Failed { error, .. } => {
+            server.metrics.authorized(2);
             audit::annotate("authorization.k8s.io/reason", "internal error");
             tracing::warn!(error, path = attributes.path, "an authorizer cannot be asked");
             return Err(ApiError::internal(error));
@@ -288,6 +314,7 @@ async fn authorize(
     };
     audit::annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
     audit::annotate("authorization.k8s.io/reason", reason.as_str());
+    server.metrics.authorized(usize::from(!allowed));
     if allowed { Ok(()) } else { Err(refusal(&attributes, &reason)) }
 }
 

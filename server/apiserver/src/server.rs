@@ -156,13 +156,14 @@ impl ApiServer {
         services.rebuild(&config.cache);
         let authentication =
             Chain { authenticators: config.authenticators.clone(), anonymous: config.anonymous.clone() };
+        let metrics = Metrics::default();
         Ok(Self(Arc::new(Inner {
             authentication,
-            storage: Storage::new(config.cache.clone()),
+            storage: Storage::new(config.cache.clone(), metrics.store.clone()),
             index: ArcSwap::from_pointee(parts.index(0)),
             parts: parking_lot::Mutex::new(parts),
             reindexed: tokio::sync::Notify::new(),
-            metrics: Metrics::default(),
+            metrics,
             services,
             flow: FlowControl::new(config.max_requests_inflight + config.max_mutating_requests_inflight),
             discovery: crate::discovery::Documents::default(),
@@ -199,6 +200,9 @@ impl ApiServer {
     pub fn metrics_page(&self) -> String {
         let mut page = self.metrics.render();
         crate::aggregation::metrics(self, &mut page);
+        crate::metrics::render_webhooks(&mut page);
+        self.render_resources(&mut page);
+        kit::metrics::process(&mut page);
         self.flow.render(&mut page);
         if let Some(audit) = &self.config.audit {
             audit.render(&mut page);
@@ -222,6 +226,55 @@ impl ApiServer {
     /// Where this server can be reached by itself.
     pub(crate) fn own_address(&self) -> Option<std::net::SocketAddr> {
         self.config.advertise.map(Into::into)
+    }
+
+    /// Figures of each resource.
+    fn render_resources(&self, out: &mut String) {
+        use crate::metrics::families::head;
+        use std::fmt::Write as _;
+        let mut all = self.config.cache.resources();
+        all.sort_by(|a, b| a.resource().cmp(b.resource()));
+        head(
+            out,
+            "apiserver_storage_objects",
+            "gauge",
+            "[DEPRECATED, consider using apiserver_resource_objects instead] Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+        );
+        for cache in &all {
+            let at = crate::status::group_resource(&cache.resource().group, &cache.resource().resource);
+            let _ = writeln!(out, "apiserver_storage_objects{{resource=\"{at}\"}} {}", cache.len());
+        }
+        type Figure = (&'static str, &'static str, &'static str, fn(&crate::cache::ResourceCache) -> u64);
+        let figures: [Figure; 4] = [
+            (
+                "apiserver_resource_objects",
+                "gauge",
+                "Number of stored objects at the time of last check split by kind. In case of a fetching error, the value will be -1.",
+                |c| c.len() as u64,
+            ),
+            (
+                "apiserver_storage_decode_errors",
+                "gauge",
+                "Stored objects that cannot be read, most often because their encryption key is missing.",
+                |c| c.unreadable() as u64,
+            ),
+            (
+                "apiserver_storage_events_received_total",
+                "counter",
+                "Number of etcd events received split by kind.",
+                |c| c.received(),
+            ),
+            ("apiserver_watch_events_total", "counter", "Number of events sent in watch clients", |c| {
+                c.delivered()
+            }),
+        ];
+        for (name, kind, help, value) in figures {
+            head(out, name, kind, help);
+            for cache in &all {
+                let (group, resource) = (&cache.resource().group, &cache.resource().resource);
+                let _ = writeln!(out, "{name}{{group=\"{group}\",resource=\"{resource}\"}} {}", value(cache));
+            }
+        }
     }
 
     /// Adds a check to /readyz (and its `?verbose` list).

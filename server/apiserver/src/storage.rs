@@ -1,12 +1,13 @@
 //! The registry's hands on the store: fresh reads from the cache, compare-and-put writes.
 
 use crate::cache::{self, Cache, CacheError, CodecError, Entry};
+use crate::metrics::StoreMetrics;
 use crate::resolve::Resource;
 use crate::status::ApiError;
 use bytes::Bytes;
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{Expect, KeyValue, Op, Store, StoreError, Write};
 
 /// How long a read waits for the cache to reach a version (upstream's three seconds).
@@ -15,11 +16,12 @@ pub const PATIENCE: Duration = Duration::from_secs(3);
 pub struct Storage {
     store: Arc<dyn Store>,
     cache: Arc<Cache>,
+    metrics: Arc<StoreMetrics>,
 }
 
 impl Storage {
-    pub fn new(cache: Arc<Cache>) -> Self {
-        Self { store: cache.store().clone(), cache }
+    pub(crate) fn new(cache: Arc<Cache>, metrics: Arc<StoreMetrics>) -> Self {
+        Self { store: cache.store().clone(), cache, metrics }
     }
 
     pub fn cache(&self) -> &Arc<Cache> {
@@ -70,13 +72,20 @@ impl Storage {
         expect: Expect,
         ttl: Option<Duration>,
     ) -> Result<u64, StoreError> {
-        let written = self.store.write(Write { key, expect, op: Op::Put { value, ttl } }).await?;
-        Ok(written.revision)
+        let operation = if expect == Expect::Absent { "create" } else { "update" };
+        self.write(operation, Write { key, expect, op: Op::Put { value, ttl } }).await
     }
 
     pub async fn delete(&self, key: Bytes, expect: Expect) -> Result<u64, StoreError> {
-        let written = self.store.write(Write { key, expect, op: Op::Delete }).await?;
-        Ok(written.revision)
+        self.write("delete", Write { key, expect, op: Op::Delete }).await
+    }
+
+    async fn write(&self, operation: &'static str, write: Write) -> Result<u64, StoreError> {
+        let (key, began) = (write.key.clone(), Instant::now());
+        let outcome = self.store.write(write).await;
+        let failed = !matches!(outcome, Ok(_) | Err(StoreError::Conflict { .. }));
+        self.metrics.note(operation, &key, began.elapsed(), failed);
+        outcome.map(|written| written.revision)
     }
 }
 

@@ -121,7 +121,11 @@ async fn rules_of_a_definition() {
         (!answer.warnings.is_empty()).then_some(answer)
     })
     .await;
-    assert!(warned.warnings[0].contains("spec: Invalid value: failed rule: self.max < 2"), "{:?}", warned.warnings);
+    assert!(
+        warned.warnings[0].contains("spec: Invalid value: failed rule: self.max < 2"),
+        "{:?}",
+        warned.warnings
+    );
     assert_eq!(call(&server, "PATCH", &one, json!({"spec": {"max": 5}})).await.code, 422);
     server.stop();
 }
@@ -143,8 +147,10 @@ fn map(name: &str, data: Value) -> Value {
 async fn a_validating_policy_with_parameters() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
-    let (all, bindings) =
-        (format!("{POLICIES}/validatingadmissionpolicies"), format!("{POLICIES}/validatingadmissionpolicybindings"));
+    let (all, bindings) = (
+        format!("{POLICIES}/validatingadmissionpolicies"),
+        format!("{POLICIES}/validatingadmissionpolicybindings"),
+    );
     let spec = |expression: &str| {
         json!({
             "matchConstraints": maps(), "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
@@ -153,17 +159,28 @@ async fn a_validating_policy_with_parameters() {
             "validations": [{"expression": expression, "messageExpression": "'at most ' + string(variables.most)"}],
         })
     };
-    let broken = call(&server, "POST", &all, named("ValidatingAdmissionPolicy", "p", spec("object.data.size() <="))).await;
+    let broken =
+        call(&server, "POST", &all, named("ValidatingAdmissionPolicy", "p", spec("object.data.size() <=")))
+            .await;
     assert_eq!(broken.code, 422);
-    assert!(broken.body["message"].as_str().unwrap().contains("spec.validations[0].expression: Invalid value"));
-    let rule = spec("object.data.size() <= variables.most && object.data.all(k, k != request.userInfo.username)");
+    assert!(
+        broken.body["message"].as_str().unwrap().contains("spec.validations[0].expression: Invalid value")
+    );
+    let rule =
+        spec("object.data.size() <= variables.most && object.data.all(k, k != request.userInfo.username)");
     let made = call(&server, "POST", &all, named("ValidatingAdmissionPolicy", "p", rule)).await;
     assert_eq!(made.code, 201, "{}", made.body);
     let binding = |actions: Value| {
         json!({"policyName": "p", "validationActions": actions,
             "paramRef": {"name": "rules", "namespace": "default", "parameterNotFoundAction": "Deny"}})
     };
-    let bound = call(&server, "POST", &bindings, named("ValidatingAdmissionPolicyBinding", "b", binding(json!(["Deny"])))).await;
+    let bound = call(
+        &server,
+        "POST",
+        &bindings,
+        named("ValidatingAdmissionPolicyBinding", "b", binding(json!(["Deny"]))),
+    )
+    .await;
     assert_eq!(bound.code, 201, "{}", bound.body);
     let absent = until(async || {
         let answer = call(&server, "POST", MAPS, map("a", json!({}))).await;
@@ -179,7 +196,10 @@ async fn a_validating_policy_with_parameters() {
     let mut lenient = call(&server, "GET", &format!("{bindings}/b"), Value::Null).await.body;
     lenient["spec"]["paramRef"]["parameterNotFoundAction"] = json!("Allow");
     assert_eq!(call(&server, "PUT", &format!("{bindings}/b"), lenient).await.code, 200);
-    until(async || (call(&server, "POST", MAPS, map("rules", json!({"most": "1"}))).await.code == 201).then_some(())).await;
+    until(async || {
+        (call(&server, "POST", MAPS, map("rules", json!({"most": "1"}))).await.code == 201).then_some(())
+    })
+    .await;
     let refused = until(async || {
         let answer = call(&server, "POST", MAPS, map("b", json!({"x": "1", "y": "2"}))).await;
         (answer.code != 201 && answer.code != 409).then_some(answer)
@@ -190,7 +210,10 @@ async fn a_validating_policy_with_parameters() {
         refused.body["message"],
         "configmaps \"b\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: at most 1"
     );
-    assert_eq!(refused.body["details"]["causes"][0]["message"].as_str().unwrap().split(": ").last(), Some("at most 1"));
+    assert_eq!(
+        refused.body["details"]["causes"][0]["message"].as_str().unwrap().split(": ").last(),
+        Some("at most 1")
+    );
     assert_eq!(call(&server, "POST", MAPS, map("c", json!({"x": "1"}))).await.code, 201);
     // The same, as a warning.
     let mut warning = call(&server, "GET", &format!("{bindings}/b"), Value::Null).await.body;
@@ -202,7 +225,8 @@ async fn a_validating_policy_with_parameters() {
     })
     .await;
     assert!(
-        warned.warnings[0].contains("Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': at most 1"),
+        warned.warnings[0]
+            .contains("Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': at most 1"),
         "{:?}",
         warned.warnings
     );
@@ -218,7 +242,10 @@ async fn a_policys_types_are_checked() {
         "resources": ["deployments"]}]});
     let spec = json!({"matchConstraints": constraints, "validations": [
         {"expression": "object.spec.replicas <= 5"}, {"expression": "object.spec.replicas > '1'"}, {"expression": "object.foo == 1"}]});
-    assert_eq!(call(&server, "POST", &all, named("ValidatingAdmissionPolicy", "typed", spec)).await.code, 201);
+    assert_eq!(
+        call(&server, "POST", &all, named("ValidatingAdmissionPolicy", "typed", spec)).await.code,
+        201
+    );
     let status = until(async || {
         let found = call(&server, "GET", &format!("{all}/typed"), Value::Null).await.body;
         (found["status"]["observedGeneration"] == 1).then(|| found["status"].clone())
@@ -238,8 +265,10 @@ async fn a_policys_types_are_checked() {
 async fn mutating_policies() {
     let dir = tempfile::tempdir().unwrap();
     let server = start(dir.path()).await;
-    let (all, bindings) =
-        (format!("{POLICIES}/mutatingadmissionpolicies"), format!("{POLICIES}/mutatingadmissionpolicybindings"));
+    let (all, bindings) = (
+        format!("{POLICIES}/mutatingadmissionpolicies"),
+        format!("{POLICIES}/mutatingadmissionpolicybindings"),
+    );
     let policy = |name: &str, mutation: Value, again: &str| {
         let spec = json!({"matchConstraints": maps(), "reinvocationPolicy": again, "failurePolicy": "Fail", "mutations": [mutation]});
         named("MutatingAdmissionPolicy", name, spec)
@@ -252,7 +281,13 @@ async fn mutating_policies() {
         let made = call(&server, "POST", &all, object.clone()).await;
         assert_eq!(made.code, 201, "{}", made.body);
         let name = object["metadata"]["name"].as_str().unwrap();
-        let made = call(&server, "POST", &bindings, named("MutatingAdmissionPolicyBinding", name, json!({"policyName": name}))).await;
+        let made = call(
+            &server,
+            "POST",
+            &bindings,
+            named("MutatingAdmissionPolicyBinding", name, json!({"policyName": name})),
+        )
+        .await;
         assert_eq!(made.code, 201, "{}", made.body);
     }
     let mut n = 0;
@@ -266,9 +301,17 @@ async fn mutating_policies() {
     // The first policy has seen what the second did.
     assert_eq!(made["metadata"]["labels"]["keys"], "2", "{made}");
     let atomic = json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/nothing'}]"}});
-    let wrong = policy("c-wrong", json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "1"}}), "Never");
+    let wrong = policy(
+        "c-wrong",
+        json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "1"}}),
+        "Never",
+    );
     let refused = call(&server, "POST", &all, wrong).await;
-    assert!(refused.body["message"].as_str().unwrap().contains("must evaluate to Object but got int"), "{}", refused.body);
+    assert!(
+        refused.body["message"].as_str().unwrap().contains("must evaluate to Object but got int"),
+        "{}",
+        refused.body
+    );
     assert_eq!(call(&server, "POST", &all, policy("c-breaks", atomic, "Never")).await.code, 201);
     let bound = named("MutatingAdmissionPolicyBinding", "c-breaks", json!({"policyName": "c-breaks"}));
     assert_eq!(call(&server, "POST", &bindings, bound).await.code, 201);
@@ -280,6 +323,9 @@ async fn mutating_policies() {
     .await;
     assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("Invalid")));
     let message = refused.body["message"].as_str().unwrap();
-    assert!(message.starts_with("policy 'c-breaks' with binding 'c-breaks' denied request: JSON Patch: "), "{message}");
+    assert!(
+        message.starts_with("policy 'c-breaks' with binding 'c-breaks' denied request: JSON Patch: "),
+        "{message}"
+    );
     server.stop();
 }

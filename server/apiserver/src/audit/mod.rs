@@ -16,7 +16,7 @@ pub use event::Event;
 pub use log::{Format, LogOptions};
 pub use policy::{Level, Policy, PolicyError, Stage};
 pub(crate) use record::{Completion, Record, annotate, annotate_at, request_object, request_patch, scope};
-pub use webhook::Post;
+pub use webhook::{Post, service};
 
 use crate::authentication::UserInfo;
 use crate::http::RequestInfo;

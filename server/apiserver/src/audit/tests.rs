@@ -162,3 +162,31 @@ async fn records_are_filled_from_where_things_are_known() {
     assert_eq!(event["annotations"], json!({"k": "first"}));
     assert_eq!(event["responseStatus"], json!({"metadata": {}, "code": 201}));
 }
+
+#[tokio::test]
+async fn a_kubeconfig_names_the_service() {
+    let remote = crate::remote::testing::TestService::start().await;
+    let refusals = Arc::new(AtomicU64::new(1));
+    remote.handle("/audit", move |_| {
+        let refuse = refusals.load(Relaxed) > 0;
+        if refuse {
+            refusals.fetch_sub(1, Relaxed);
+        }
+        (if refuse { 503 } else { 200 }, json!({}))
+    });
+    let (_folder, file) = remote.kubeconfig("/audit");
+    let audit = Audit::new(policy("rules: [{level: Metadata}]"));
+    let delivery = Delivery { mode: Mode::Blocking, ..Delivery::of_webhook() };
+    let audit = audit.with_webhook(service_of(&file), Duration::from_millis(1), delivery);
+    assert!(audit.emit(Arc::new(event())).await);
+    let bodies = remote.bodies();
+    assert_eq!(bodies.len(), 2, "refused once, and sent again");
+    assert_eq!(bodies[1]["kind"], "EventList");
+    assert_eq!(bodies[1]["items"][0]["auditID"], "i");
+    let missing = super::service(std::path::Path::new("/nonexistent")).err().unwrap().to_string();
+    assert!(missing.starts_with("/nonexistent: "), "{missing}");
+}
+
+fn service_of(file: &std::path::Path) -> Post {
+    super::service(file).unwrap()
+}

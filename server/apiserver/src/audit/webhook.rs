@@ -1,14 +1,34 @@
 //! The webhook backend: an EventList posted to a service, again and again for a while if it fails.
 
 use super::event::Event;
+use crate::remote::kubeconfig::{self, KubeconfigError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::Serialize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Posts a body; an error is any answer but success.
 pub type Post = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// How long one post may take (upstream's clients have no limit of their own; its servers' is a minute).
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// The service that a kubeconfig file names.
+pub fn service(kubeconfig: &Path) -> Result<Post, KubeconfigError> {
+    let service = Arc::new(kubeconfig::load(kubeconfig)?);
+    Ok(Arc::new(move |body| {
+        let service = service.clone();
+        Box::pin(async move {
+            match service.remote.post_json(&service.url, body, WITHIN).await {
+                Ok(answer) if (200..300).contains(&answer.code) => Ok(()),
+                Ok(answer) => Err(format!("{}: the server answered {}", service.url, answer.code)),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }))
+}
 
 /// Upstream's backoff: so many tries, each wait half as long again, spread by a fifth.
 const TRIES: u32 = 5;

@@ -12,7 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 pub(super) type Objects = OrdMap<Arc<str>, Arc<Entry>>;
@@ -33,6 +33,8 @@ pub struct ResourceCache {
     state: Mutex<State>,
     /// How many stored objects cannot be read; almost always 0, and then nobody looks further.
     unreadable: AtomicUsize,
+    received: AtomicU64,
+    delivered: AtomicU64,
 }
 
 pub(super) struct State {
@@ -137,6 +139,8 @@ impl ResourceCache {
                 unreadable: BTreeSet::new(),
             }),
             unreadable: AtomicUsize::new(0),
+            received: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
         }
     }
 
@@ -180,6 +184,20 @@ impl ResourceCache {
         for seat in state.seats.values_mut() {
             seat.end();
         }
+    }
+
+    /// Events of the store, since the start.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Events sent to watching clients, since the start.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    pub fn note_delivered(&self) {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn len(&self) -> usize {
@@ -278,6 +296,7 @@ impl ResourceCache {
 
     /// Takes in one store event: `value` is the new stored form, `None` for a deletion.
     pub(super) fn apply(&self, path: &str, value: Option<&[u8]>, revision: u64) {
+        self.received.fetch_add(1, Ordering::Relaxed);
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if revision < state.revision {

@@ -10,10 +10,24 @@ use std::sync::atomic::Ordering;
 
 type Checked = (String, Result<(), String>);
 
+/// What [`ApiServer::start`] does before it returns, under upstream's names.
+const HOOKS: [&str; 10] = [
+    "generic-apiserver-start-informers",
+    "priority-and-fairness-config-consumer",
+    "priority-and-fairness-config-producer",
+    "start-apiextensions-controllers",
+    "crd-informer-synced",
+    "start-system-namespaces-controller",
+    "bootstrap-controller",
+    "start-kubernetes-service-cidr-controller",
+    "rbac/bootstrap-roles",
+    "scheduling/bootstrap-system-priority-classes",
+];
+
 async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Checked> {
     let started = server.started.load(Ordering::Acquire);
-    let when_started = |why: &str| if started { Ok(()) } else { Err(why.to_owned()) };
-    let mut out: Vec<Checked> = vec![("ping".into(), Ok(()))];
+    let when_started = || if started { Ok(()) } else { Err("not finished".to_owned()) };
+    let mut out: Vec<Checked> = vec![("ping".into(), Ok(())), ("log".into(), Ok(()))];
     let store = server.storage.store().health().await.map_err(|e| e.to_string());
     out.push(("etcd".into(), store.clone()));
     if let Some(health) = server.config.encryption.as_ref().and_then(|e| e.health()) {
@@ -21,13 +35,10 @@ async fn checks(server: &ApiServer, endpoint: &str) -> Vec<Checked> {
     }
     if endpoint == "readyz" {
         out.push(("etcd-readiness".into(), store));
+        // The cache is loaded before there is a server.
+        out.push(("informer-sync".into(), Ok(())));
     }
-    if endpoint != "livez" {
-        // Both are done when `ApiServer::start` is.
-        for hook in ["crd-informer-synced", "start-system-namespaces-controller"] {
-            out.push((format!("poststarthook/{hook}"), when_started("not finished")));
-        }
-    }
+    out.extend(HOOKS.iter().map(|hook| (format!("poststarthook/{hook}"), when_started())));
     if endpoint == "readyz" {
         let more = server.checks.lock().clone();
         out.extend(more.into_iter().map(|(name, check)| (name, check())));
@@ -55,7 +66,15 @@ pub(super) async fn answer(
     let excluded: Vec<&str> = call.query.all("exclude").collect();
     let mut report = String::new();
     let mut failed = Vec::new();
+    let kind = match endpoint {
+        "livez" => "livez",
+        "readyz" => "readyz",
+        _ => "healthz",
+    };
     for (name, result) in &all {
+        if !excluded.contains(&name.as_str()) {
+            server.metrics.checked(name, kind, result.is_ok());
+        }
         if excluded.contains(&name.as_str()) {
             let _ = writeln!(report, "[+]{name} excluded: ok");
             continue;
@@ -70,6 +89,18 @@ pub(super) async fn answer(
                 failed.push(name.as_str());
             }
         }
+    }
+    let mut unknown: Vec<&str> =
+        excluded.into_iter().filter(|name| !all.iter().any(|(known, _)| known == name)).collect();
+    if !unknown.is_empty() {
+        unknown.sort_unstable();
+        unknown.dedup();
+        let names: Vec<String> = unknown.iter().map(|name| format!("{name:?}")).collect();
+        let _ = writeln!(
+            report,
+            "warn: some health checks cannot be excluded: no matches for {}",
+            names.join(", ")
+        );
     }
     if !failed.is_empty() {
         return Ok(respond::text(500, format!("{report}{endpoint} check failed\n")));

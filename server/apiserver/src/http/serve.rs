@@ -119,6 +119,7 @@ async fn connection(
     let stream = match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
+            server.metrics.tls_errors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tracing::debug!(%peer, %error, "TLS handshake failed");
             return;
         }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a write is aimed at and on whose behalf.
 pub struct Target<'a> {
@@ -94,12 +94,23 @@ impl ApiServer {
         object: &'a mut Value,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
+            let metrics = &self.metrics.admission;
+            let (began, op) = (Instant::now(), request.operation);
+            let mut last = began;
+            let mut outcome = Ok(());
             for plugin in &self.config.admission {
                 if plugin.handles(request) {
-                    plugin.mutate(request, object).await.map_err(|d| denied(d, request))?;
+                    outcome = plugin.mutate(request, object).await;
+                    let now = Instant::now();
+                    metrics.plugin(plugin.name(), "admit", op, outcome.is_err(), now - last);
+                    last = now;
+                }
+                if outcome.is_err() {
+                    break;
                 }
             }
-            Ok(())
+            metrics.step("admit", op, outcome.is_err(), last - began);
+            outcome.map_err(|d| denied(d, request))
         })
     }
 
@@ -115,12 +126,23 @@ impl ApiServer {
         object: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), ApiError>> {
         Box::pin(async move {
+            let metrics = &self.metrics.admission;
+            let (began, op) = (Instant::now(), request.operation);
+            let mut last = began;
+            let mut outcome = Ok(());
             for plugin in &self.config.admission {
                 if plugin.handles(request) {
-                    plugin.validate(request, object).await.map_err(|d| denied(d, request))?;
+                    outcome = plugin.validate(request, object).await;
+                    let now = Instant::now();
+                    metrics.plugin(plugin.name(), "validate", op, outcome.is_err(), now - last);
+                    last = now;
+                }
+                if outcome.is_err() {
+                    break;
                 }
             }
-            Ok(())
+            metrics.step("validate", op, outcome.is_err(), last - began);
+            outcome.map_err(|d| denied(d, request))
         })
     }
 

@@ -283,7 +283,7 @@ impl Watch {
             }
             (false, false) => return,
         };
-        self.server.metrics.watch_event();
+        self.resource.cache.note_delivered();
         self.push(frame);
     }
 

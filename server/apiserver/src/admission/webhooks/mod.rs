@@ -22,6 +22,7 @@ use bytes::Bytes;
 use config::{Configurations, Hook, Interest, exempt};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Where among all hooks, and in which round, one is asked; audit annotations tell it.
 #[derive(Clone, Copy)]
@@ -97,7 +98,14 @@ impl Caller {
                         hook.name
                     )));
                 }
-                Ok(true) => self.call(hook, r, object).await,
+                Ok(true) => {
+                    let began = Instant::now();
+                    let outcome = self.call(hook, r, object).await;
+                    let rejected = !outcome.as_ref().is_ok_and(|answer| answer["allowed"] == true);
+                    let kind = if self.kind == "mutating" { "admit" } else { "validating" };
+                    crate::metrics::webhook_called(&hook.name, kind, r.operation, rejected, began.elapsed());
+                    outcome
+                }
             },
         };
         let answer = match outcome {
