@@ -289,6 +289,9 @@ pub struct Demo {
     /// Delete the example application again
     #[arg(long)]
     pub delete: bool,
+    /// How long to wait for a cluster that is still starting
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
     #[arg(long, short, value_enum, default_value_t)]
     pub output: Output,
 }

@@ -2,6 +2,7 @@
 
 use crate::cli::{Demo, Output};
 use crate::control::Request;
+use crate::place::Place;
 use crate::{data_dir, images};
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -12,6 +13,7 @@ use kube::{Api, Client, discovery};
 use serde_json::json;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 const MANIFEST: &str = include_str!("../../../examples/hello/hello.yaml");
 const IMAGE: &str = "ironclad.local/hello:1";
@@ -20,6 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn run(demo: Demo) -> Result<()> {
     let kubeconfig = data_dir::kubeconfig_in(&demo.data_dir.data_dir);
+    if demo.wait > 0 {
+        // The socket opens once the API server serves.
+        let socket = Place::of(&demo.data_dir.data_dir).control_socket();
+        let started = async {
+            while !kubeconfig.exists() || UnixStream::connect(&socket).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        // The sentence below says what is missing.
+        let _ = tokio::time::timeout(Duration::from_secs(demo.wait), started).await;
+    }
     if !kubeconfig.exists() {
         bail!("no cluster in {}; start one with `ironclad up`", demo.data_dir.data_dir);
     }
