@@ -138,6 +138,84 @@ async fn custom_resources_live_and_die_with_their_definition() {
     .await;
 }
 
+/// A condition as `status reason: message`.
+async fn condition(server: &ApiServer, name: &str, kind: &str) -> Option<String> {
+    let (_, d) = call(server, "GET", &format!("{DEFINITIONS}/{name}"), Value::Null).await;
+    let c = d["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == kind)?.clone();
+    let text = |f: &str| c[f].as_str().unwrap_or_default().to_owned();
+    Some(format!("{} {}: {}", text("status"), text("reason"), text("message")))
+}
+
+#[tokio::test]
+async fn names_are_given_once_and_free_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = support::start(dir.path(), 0, |_| {}).await.server;
+    assert_eq!(call(&server, "POST", DEFINITIONS, definition()).await.0, 201);
+    let first = "widgets.example.com";
+    let named = async |name: &str| {
+        until(async || condition(&server, name, "NamesAccepted").await.filter(|c| !c.is_empty())).await
+    };
+    assert_eq!(named(first).await, "True NoConflicts: no conflicts found");
+    let mut other = definition();
+    other["metadata"]["name"] = "gadgets.example.com".into();
+    other["spec"]["names"] =
+        json!({"plural": "gadgets", "singular": "gadget", "kind": "Gadget", "shortNames": ["wd"]});
+    assert_eq!(call(&server, "POST", DEFINITIONS, other).await.0, 201);
+    let second = "gadgets.example.com";
+    assert_eq!(named(second).await, "False ShortNamesConflict: \"wd\" is already in use");
+    assert_eq!(
+        condition(&server, second, "Established").await.unwrap(),
+        "False NotAccepted: not all names are accepted"
+    );
+    let gadgets = "/apis/example.com/v1/namespaces/default/gadgets";
+    assert_eq!(call(&server, "GET", gadgets, Value::Null).await.0, 404);
+    // The name comes free with its owner, and the other one gets it.
+    call(&server, "DELETE", &format!("{DEFINITIONS}/{first}"), Value::Null).await;
+    until(async || (call(&server, "GET", gadgets, Value::Null).await.0 == 200).then_some(())).await;
+    assert_eq!(named(second).await, "True NoConflicts: no conflicts found");
+}
+
+#[tokio::test]
+async fn a_definition_ends_with_its_instances_or_without_any() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = support::start(dir.path(), 0, |_| {}).await.server;
+    assert_eq!(call(&server, "POST", DEFINITIONS, definition()).await.0, 201);
+    let first = format!("{DEFINITIONS}/widgets.example.com");
+    until(async || (call(&server, "GET", WIDGETS, Value::Null).await.0 == 200).then_some(())).await;
+    let mut held = widget("held", json!({"size": 1}));
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    assert_eq!(call(&server, "POST", WIDGETS, held).await.0, 201);
+    call(&server, "DELETE", &first, Value::Null).await;
+    let name = "widgets.example.com";
+    let ending = until(async || condition(&server, name, "Terminating").await).await;
+    assert_eq!(ending, "True InstanceDeletionInProgress: CustomResource deletion is in progress");
+    until(async || {
+        let (_, found) = call(&server, "GET", "/apis/example.com/v1", Value::Null).await;
+        let ending = json!(["delete", "deletecollection", "get", "list", "watch"]);
+        (found["resources"][0]["verbs"] == ending).then_some(())
+    })
+    .await;
+    let (code, refused) = call(&server, "POST", WIDGETS, widget("late", json!({"size": 1}))).await;
+    assert_eq!(code, 405, "{refused}");
+    let free = json!({"metadata": {"finalizers": null}});
+    let (code, e) = call(&server, "PATCH", &format!("{WIDGETS}/held"), free).await;
+    assert_eq!(code, 200, "{e}");
+    until(async || (call(&server, "GET", &first, Value::Null).await.0 == 404).then_some(())).await;
+
+    // One that never got its names has nothing to wait for.
+    assert_eq!(call(&server, "POST", DEFINITIONS, definition()).await.0, 201);
+    let mut other = definition();
+    other["metadata"]["name"] = "others.example.com".into();
+    other["spec"]["names"] = json!({"plural": "others", "kind": "Widget", "listKind": "OtherList"});
+    until(async || condition(&server, name, "NamesAccepted").await.map(|_| ())).await;
+    assert_eq!(call(&server, "POST", DEFINITIONS, other).await.0, 201);
+    let refused = until(async || condition(&server, "others.example.com", "NamesAccepted").await).await;
+    assert_eq!(refused, "False KindConflict: \"Widget\" is already in use");
+    let second = format!("{DEFINITIONS}/others.example.com");
+    call(&server, "DELETE", &second, Value::Null).await;
+    until(async || (call(&server, "GET", &second, Value::Null).await.0 == 404).then_some(())).await;
+}
+
 #[tokio::test]
 async fn service_accounts_get_tokens() {
     let dir = tempfile::tempdir().unwrap();

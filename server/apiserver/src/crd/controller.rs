@@ -16,6 +16,7 @@ use std::time::Duration;
 
 pub(super) const GROUP: &str = "apiextensions.k8s.io";
 pub(super) const PLURAL: &str = "customresourcedefinitions";
+const RETRY: Duration = Duration::from_secs(1);
 /// How long a write may be under way; see [`settle`].
 const SETTLING: Duration = Duration::from_secs(60);
 
@@ -23,21 +24,26 @@ pub(super) async fn start(server: &ApiServer) -> Result<(), ApiError> {
     let cache = server.storage.cache().resource(&GroupResource::new(GROUP, PLURAL));
     let (snapshot, mut watcher) = cache.snapshot_and_watch(Filter::default());
     let mut compiled = Compiled::default();
+    let mut settled = true;
     if !snapshot.is_empty() {
-        sync(server, &mut compiled).await;
+        settled = sync(server, &mut compiled).await;
     }
     let server = server.clone();
     tokio::spawn(async move {
         loop {
+            let retry = async {
+                if settled { std::future::pending().await } else { tokio::time::sleep(RETRY).await }
+            };
             tokio::select! {
                 () = server.shutdown.wait() => return,
+                () = retry => {}
                 event = watcher.next() => match event {
                     Ok(_) => while let Ok(Some(_)) = watcher.try_next() {},
                     // Too slow, or reloaded: begin again from what there is.
                     Err(_) => watcher = cache.snapshot_and_watch(Filter::default()).1,
                 },
             }
-            sync(&server, &mut compiled).await;
+            settled = sync(&server, &mut compiled).await;
         }
     });
     Ok(())
@@ -51,43 +57,57 @@ fn definitions(server: &ApiServer) -> Vec<Value> {
     cache.snapshot().iter().filter_map(|e| e.object().ok()).collect()
 }
 
-/// Brings status and index in line with the definitions there are. Level-triggered.
-async fn sync(server: &ApiServer, compiled: &mut Compiled) {
-    let all = definitions(server);
-    for one in &all {
-        if let Some(change) = conditions::plan(one, &all, builtin(server, one))
-            && let Err(error) = write(server, meta::name(one), change).await
-        {
-            tracing::debug!(definition = meta::name(one), %error, "a definition's status was not written");
+/// Brings index and status in line with the definitions there are. Level-triggered; false where a status could not be
+/// written and is to be tried again.
+async fn sync(server: &ApiServer, compiled: &mut Compiled) -> bool {
+    let mut all = definitions(server);
+    let mut changed = Vec::new();
+    for at in 0..all.len() {
+        // Names are given one after the other, so that two who ask at once do not both get one.
+        if let Some(planned) = conditions::plan(&all[at], &all, builtin(server, &all[at])) {
+            all[at] = planned;
+            changed.push(at);
         }
     }
-    // Established in our own view is enough to serve; the status that says so may still be on its way.
+    // Served first: who reads that a definition is established finds its resources there.
+    serve(server, compiled, &all);
+    let mut settled = true;
+    for at in changed {
+        if let Err(error) = write(server, meta::name(&all[at]), all[at].clone()).await {
+            settled &= error.is_conflict() || error.is_not_found();
+            tracing::debug!(definition = meta::name(&all[at]), %error, "a definition's status was not written");
+        }
+    }
+    let ending = |one: &&Value| meta::deleting(one) && meta::finalizers(one).contains(&FINALIZER);
+    for one in all.iter().filter(ending) {
+        ending::begin(server, one);
+    }
+    settled
+}
+
+/// Puts the resources of established definitions into the index.
+fn serve(server: &ApiServer, compiled: &mut Compiled, all: &[Value]) {
     let mut custom: Vec<Arc<Resource>> = Vec::new();
     let mut kept = Compiled::default();
-    let mut emptying = Vec::new();
-    for one in definitions(server) {
-        if meta::deleting(&one) && meta::finalizers(&one).contains(&FINALIZER) {
-            emptying.push(one.clone());
-        }
-        if conditions::status_of(&one, "Established") != Some("True") {
-            continue;
-        }
-        let key = (meta::uid(&one).to_owned(), shape_of(&one));
+    for one in all.iter().filter(|one| conditions::status_of(one, "Established") == Some("True")) {
+        let key = (meta::uid(one).to_owned(), shape_of(one));
         let resources = compiled.remove(&key).unwrap_or_else(|| {
-            definition::resources(&server.config.cache, &one).into_iter().map(Arc::new).collect()
+            definition::resources(&server.config.cache, one).into_iter().map(Arc::new).collect()
         });
         custom.extend(resources.iter().cloned());
         kept.insert(key, resources);
     }
     *compiled = kept;
-    let fresh: Vec<Arc<Resource>> = {
+    let (fresh, same): (Vec<Arc<Resource>>, bool) = {
         let parts = server.parts.lock();
-        custom.iter().filter(|r| !parts.custom.iter().any(|k| Arc::ptr_eq(k, r))).cloned().collect()
+        let known = |r: &&Arc<Resource>| parts.custom.iter().any(|k| Arc::ptr_eq(k, r));
+        let fresh: Vec<_> = custom.iter().filter(|r| !known(r)).cloned().collect();
+        let same = fresh.is_empty() && parts.custom.len() == custom.len();
+        (fresh, same)
     };
-    server.reindex(|parts| parts.custom = custom);
-    settle(server, fresh);
-    for one in emptying {
-        ending::begin(server, &one);
+    if !same {
+        server.reindex(|parts| parts.custom = custom);
+        settle(server, fresh);
     }
 }
 
