@@ -99,6 +99,7 @@ pub async fn start(
     config.front_proxy = Some(proxy_slot.clone());
     config.encryption = encryption;
     let server = ApiServer::new(config)?;
+    server.metrics.register(client::queue_stats::render);
     server.start().await.map_err(|e| anyhow::anyhow!("start the API server: {e}"))?;
 
     tasks.spawn(pki.clone().keep_fresh("apiserver".into(), server_leaf, slot, stop.clone()));

@@ -14,6 +14,7 @@ pub mod leader;
 pub mod objects;
 pub mod patch;
 pub mod queue;
+pub mod queue_stats;
 mod rotating;
 mod wait;
 

@@ -5,8 +5,11 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use crate::queue_stats::Stats;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -32,6 +35,8 @@ struct Shared<T> {
     wake: Notify,
     base: Duration,
     max: Duration,
+    /// Of a named queue.
+    stats: OnceLock<Arc<Stats>>,
 }
 
 #[derive(Debug)]
@@ -47,6 +52,10 @@ struct State<T> {
     failures: HashMap<T, u32>,
     sequence: u64,
     closed: bool,
+    /// Of a named queue: since when items wait, and are worked on.
+    stats: Option<Arc<Stats>>,
+    waiting: HashMap<T, Instant>,
+    working: HashMap<T, Instant>,
 }
 
 impl<T: Hash + Eq + Clone + Debug> Default for WorkQueue<T> {
@@ -73,11 +82,23 @@ impl<T: Hash + Eq + Clone + Debug> WorkQueue<T> {
                 failures: HashMap::new(),
                 sequence: 0,
                 closed: false,
+                stats: None,
+                waiting: HashMap::new(),
+                working: HashMap::new(),
             }),
             wake: Notify::new(),
             base,
             max,
+            stats: OnceLock::new(),
         }))
+    }
+
+    /// Keeps figures of this queue under a name ([`queue_stats::render`](crate::queue_stats::render)).
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        let stats = self.0.stats.get_or_init(|| Stats::register(name)).clone();
+        self.0.state.lock().stats = Some(stats);
+        self
     }
 
     /// Makes `item` wait, unless it already does.
@@ -112,6 +133,9 @@ impl<T: Hash + Eq + Clone + Debug> WorkQueue<T> {
 
     /// Adds `item` after a delay that doubles with each call until [`forget`](Self::forget).
     pub fn add_rate_limited(&self, item: T) {
+        if let Some(stats) = self.0.stats.get() {
+            stats.retries.fetch_add(1, Relaxed);
+        }
         let delay = {
             let mut state = self.0.state.lock();
             let failures = state.failures.entry(item.clone()).or_insert(0);
@@ -160,6 +184,7 @@ impl<T: Hash + Eq + Clone + Debug> WorkQueue<T> {
                 if let Some(item) = state.queue.pop_front() {
                     state.dirty.remove(&item);
                     state.processing.insert(item.clone());
+                    state.begin(&item);
                     let more = !state.queue.is_empty() || state.closed || !state.delayed.is_empty();
                     drop(state);
                     if more {
@@ -192,9 +217,11 @@ impl<T: Hash + Eq + Clone + Debug> WorkQueue<T> {
         let woke = {
             let mut state = self.0.state.lock();
             state.processing.remove(item);
+            state.end(item);
             let again = state.dirty.contains(item);
             if again {
                 state.queue.push_back(item.clone());
+                state.depth();
             }
             again
         };
@@ -210,11 +237,38 @@ impl<T: Hash + Eq + Clone> State<T> {
         if self.closed || !self.dirty.insert(item.clone()) {
             return false;
         }
+        if let Some(stats) = &self.stats {
+            stats.adds.fetch_add(1, Relaxed);
+            self.waiting.entry(item.clone()).or_insert_with(Instant::now);
+        }
         if self.processing.contains(&item) {
             return false;
         }
         self.queue.push_back(item);
+        self.depth();
         true
+    }
+
+    fn depth(&self) {
+        if let Some(stats) = &self.stats {
+            stats.depth.store(i64::try_from(self.queue.len()).unwrap_or(i64::MAX), Relaxed);
+        }
+    }
+
+    fn begin(&mut self, item: &T) {
+        let Some(stats) = &self.stats else { return };
+        let now = Instant::now();
+        if let Some(since) = self.waiting.remove(item) {
+            stats.waited.note(now - since);
+        }
+        self.working.insert(item.clone(), now);
+        self.depth();
+    }
+
+    fn end(&mut self, item: &T) {
+        if let (Some(stats), Some(since)) = (&self.stats, self.working.remove(item)) {
+            stats.worked.note(since.elapsed());
+        }
     }
 
     fn promote(&mut self, now: Instant) {
@@ -236,6 +290,28 @@ impl<T: Hash + Eq + Clone> State<T> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[tokio::test]
+    async fn named_queues_are_counted() {
+        let queue = WorkQueue::<u8>::new().named("counted");
+        queue.add(1);
+        queue.add(1);
+        queue.add(2);
+        let item = queue.get().await.unwrap();
+        let text = || {
+            let mut out = String::new();
+            crate::queue_stats::render(&mut out);
+            out
+        };
+        assert!(text().contains("workqueue_depth{name=\"counted\"} 1\n"));
+        assert!(text().contains("workqueue_adds_total{name=\"counted\"} 2\n"));
+        queue.add_rate_limited(item);
+        queue.done(&item);
+        assert!(text().contains("workqueue_retries_total{name=\"counted\"} 1\n"));
+        assert!(text().contains("workqueue_work_duration_seconds_count{name=\"counted\"} 1\n"));
+        drop(queue);
+        assert!(!text().contains("counted"));
+    }
 
     fn paused() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()

@@ -42,7 +42,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         sets: cx.informers.informer(),
         stateful: cx.informers.informer(),
         replication: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("disruption"),
     });
     let c = &controller;
     if !synced!(cx, c.budgets, c.pods, c.deployments, c.sets, c.stateful, c.replication) {

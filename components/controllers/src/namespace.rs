@@ -31,7 +31,8 @@ pub async fn run(cx: Context) -> Result<(), Error> {
     if !synced!(cx, namespaces) {
         return Ok(());
     }
-    let queue = WorkQueue::<String>::with_limits(Duration::from_millis(20), Duration::from_secs(10));
+    let queue = WorkQueue::<String>::with_limits(Duration::from_millis(20), Duration::from_secs(10))
+        .named("namespace");
     let sink = queue.clone();
     namespaces.subscribe(move |change| {
         let namespace = change.object();

@@ -40,7 +40,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         services: cx.informers.informer(),
         claims: cx.informers.informer(),
         replication: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("resourcequota_primary"),
     });
     let c = &controller;
     if !synced!(cx, c.quotas, c.pods, c.services, c.claims, c.replication) {

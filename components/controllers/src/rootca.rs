@@ -25,7 +25,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
     if !synced!(cx, namespaces, maps) {
         return Ok(());
     }
-    let queue = WorkQueue::<String>::new();
+    let queue = WorkQueue::<String>::new().named("root_ca_cert_publisher");
     let sink = queue.clone();
     namespaces.subscribe(move |change| {
         if !change.is_deleted() {

@@ -19,7 +19,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
     if !synced!(cx, namespaces, accounts) {
         return Ok(());
     }
-    let queue = WorkQueue::<String>::new();
+    let queue = WorkQueue::<String>::new().named("serviceaccount");
     let sink = queue.clone();
     namespaces.subscribe(move |change| {
         if !change.is_deleted() {

@@ -253,10 +253,10 @@ impl ApiServer {
                 |c| c.len() as u64,
             ),
             (
-                "apiserver_storage_decode_errors",
-                "gauge",
-                "Stored objects that cannot be read, most often because their encryption key is missing.",
-                |c| c.unreadable() as u64,
+                "apiserver_storage_decode_errors_total",
+                "counter",
+                "Number of stored object decode errors split by object type",
+                |c| c.undecodable(),
             ),
             (
                 "apiserver_storage_events_received_total",

@@ -31,7 +31,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
     if !synced!(cx, requests) {
         return Ok(());
     }
-    let queue = WorkQueue::<String>::new();
+    let queue = WorkQueue::<String>::new().named("certificate");
     let sink = queue.clone();
     requests.subscribe(move |change| {
         if !change.is_deleted() && is_waiting(change.object()) {

@@ -38,7 +38,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         recorder: cx.recorder(NAME),
         crons: cx.informers.informer(),
         jobs: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("cronjob"),
     });
     let c = &controller;
     c.jobs.index(BY_OWNER, owner_uids);

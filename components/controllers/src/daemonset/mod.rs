@@ -49,7 +49,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         pods: cx.informers.informer(),
         nodes: cx.informers.informer(),
         revisions: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("daemonset"),
         expectations: Expectations::default(),
     });
     let c = &controller;

@@ -44,7 +44,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         deployments: cx.informers.informer(),
         sets: cx.informers.informer(),
         pods: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("deployment"),
     });
     controller.sets.index(BY_OWNER, owner_uids);
     controller.pods.index(BY_OWNER, owner_uids);

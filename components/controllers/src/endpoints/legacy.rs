@@ -38,7 +38,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         services: cx.informers.informer(),
         pods: cx.informers.informer(),
         endpoints: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("endpoint"),
     });
     let c = &controller;
     if !synced!(cx, c.services, c.pods, c.endpoints) {

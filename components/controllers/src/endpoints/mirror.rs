@@ -36,7 +36,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         services: cx.informers.informer(),
         endpoints: cx.informers.informer(),
         slices: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("endpoint_slice_mirroring"),
         written: Written::default(),
     });
     let c = &controller;

@@ -47,7 +47,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         pods: cx.informers.informer(),
         nodes: cx.informers.informer(),
         slices: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("endpoint_slice"),
         written: Written::default(),
     });
     let c = &controller;

@@ -68,7 +68,8 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         client,
         recorder: cx.recorder(NAME),
         known: Mutex::new(Known { graph: Graph::default(), table: Table::default() }),
-        queue: WorkQueue::with_limits(Duration::from_millis(20), Duration::from_secs(60)),
+        queue: WorkQueue::with_limits(Duration::from_millis(20), Duration::from_secs(60))
+            .named("garbage_collector_attempt_to_delete"),
     });
     let monitors = monitors::Monitors::new(collector.clone(), cx.clone());
     let synced = monitors.follow_all(&served);

@@ -41,7 +41,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         recorder: cx.recorder(NAME),
         jobs: cx.informers.informer(),
         pods: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("job"),
         expectations: Expectations::default(),
     });
     let c = &controller;

@@ -39,7 +39,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         recorder: cx.recorder_as(IDENTITY, NAME),
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("noexec_taint_pod"),
     });
     let c = &controller;
     c.pods.index(BY_NODE, pod_node);

@@ -103,7 +103,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         client: cx.client_for(NAME),
         recorder: cx.recorder_as(NAME, "cidrAllocator"),
         nodes: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("node_ipam"),
         ranges: Mutex::new(ranges),
     });
     let c = &controller;

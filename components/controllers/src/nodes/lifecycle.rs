@@ -50,7 +50,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         recorder: cx.recorder(NAME),
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("node_lifecycle_controller"),
         heard: Mutex::default(),
         grace: cx.config.node_grace,
     });

@@ -45,7 +45,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         client: cx.client_for(NAME),
         nodes: cx.informers.informer(),
         pods: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("orphaned_pods_nodes"),
         keep: cx.config.terminated_pods,
     });
     let c = &controller;

@@ -47,7 +47,7 @@ async fn run_kind<K: ReplicaOwner>(cx: Context, name: &'static str) -> Result<()
         recorder: cx.recorder(name),
         sets: cx.informers.informer(),
         pods: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named(name.trim_end_matches("-controller")),
         expectations: Expectations::default(),
     });
     controller.sets.index(BY_OWNER, owner_uids);

@@ -47,7 +47,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
         pods: cx.informers.informer(),
         revisions: cx.informers.informer(),
         claims: cx.informers.informer(),
-        queue: WorkQueue::new(),
+        queue: WorkQueue::new().named("statefulset"),
         expectations: Expectations::default(),
     });
     let c = &controller;

@@ -35,6 +35,7 @@ pub struct ResourceCache {
     unreadable: AtomicUsize,
     received: AtomicU64,
     delivered: AtomicU64,
+    undecodable: AtomicU64,
 }
 
 pub(super) struct State {
@@ -141,6 +142,7 @@ impl ResourceCache {
             unreadable: AtomicUsize::new(0),
             received: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
+            undecodable: AtomicU64::new(0),
         }
     }
 
@@ -174,6 +176,7 @@ impl ResourceCache {
 
     /// Notes an object that is there but cannot be read. Watchers begin again, and hear of it when they list.
     pub(super) fn mark_unreadable(&self, path: &str, revision: u64) {
+        self.undecodable.fetch_add(1, Ordering::Relaxed);
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.revision = state.revision.max(revision);
@@ -194,6 +197,11 @@ impl ResourceCache {
     /// Events sent to watching clients, since the start.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Stored values met that could not be read, since the start.
+    pub fn undecodable(&self) -> u64 {
+        self.undecodable.load(Ordering::Relaxed)
     }
 
     pub fn note_delivered(&self) {
