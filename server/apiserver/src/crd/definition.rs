@@ -15,7 +15,7 @@ use crate::resources::verbs;
 use crate::schemas::SchemaRef;
 use crate::subresources::ScalePaths;
 use machinery::field::{ErrorKind, FieldError, FieldErrors, Path};
-use machinery::schema::TypeId;
+use machinery::schema::{Schema, TypeId};
 use machinery::schema::structural::{Validator, compile, validator};
 use serde_json::{Value, json};
 use std::sync::Arc;
