@@ -129,7 +129,10 @@ impl Bed {
             (vec![cert], secret(&key))
         };
         let (chain, key) = leaf("n1");
-        let tls = node::tls_config(chain, key, vec![ca.clone()]).expect("tls");
+        let key = kit::pki::PrivateKey::from_pkcs8(key.secret_der()).expect("key");
+        let own = kit::pki::Leaf::new(key, chain).expect("leaf");
+        let own = kit::pki::RotatingCertificate::new(&own).expect("certificate");
+        let tls = node::tls_config(own, vec![ca.clone()]).expect("tls");
         let (chain, key) = leaf("kube-apiserver-kubelet-client");
         self.trust = Some((ca, chain, key));
         let data = camino::Utf8PathBuf::from_path_buf(self.dir.path().join("node")).expect("utf8");
