@@ -63,7 +63,12 @@ impl NamespaceLifecycle {
             return Err(Denied::forbidden(format!(
                 "unable to create new content in namespace {} because it is being terminated",
                 r.namespace
-            )));
+            ))
+            .because(
+                "NamespaceTerminating",
+                format!("namespace {} is being terminated", r.namespace),
+                "metadata.namespace",
+            ));
         }
         Ok(())
     }
@@ -93,6 +98,7 @@ mod tests {
             refused.message,
             "unable to create new content in namespace a because it is being terminated"
         );
+        assert_eq!(refused.cause.unwrap().reason, "NamespaceTerminating");
         Ask::update("", "pods", pod.clone()).run(&plugin, pod.clone()).await.unwrap();
         Ask::delete("", "pods", pod.clone()).run(&plugin, pod).await.unwrap();
     }

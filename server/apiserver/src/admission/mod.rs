@@ -23,6 +23,7 @@ pub use webhooks::{Endpoint, WebhookTransport};
 use crate::authentication::UserInfo;
 use crate::authorization::Authorizer;
 use crate::reader::Reader;
+use crate::status::Cause;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -93,11 +94,19 @@ pub struct Denied {
     pub message: String,
     /// The refusal is worded like a 403 and names its cause, whatever its code: a policy's.
     pub by_policy: bool,
+    /// What a program reads of it.
+    pub cause: Option<Box<Cause>>,
 }
 
 impl Denied {
+    /// With one cause in the `Status`'s details.
+    pub fn because(mut self, reason: &str, message: String, field: &str) -> Self {
+        self.cause = Some(Box::new(Cause { reason: reason.to_owned(), message, field: field.to_owned() }));
+        self
+    }
+
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), by_policy: false }
+        Self { code, reason, message: message.into(), by_policy: false, cause: None }
     }
 
     pub fn forbidden(message: impl Into<String>) -> Self {

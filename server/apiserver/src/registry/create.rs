@@ -22,10 +22,13 @@ impl ApiServer {
         warnings: &mut Vec<String>,
     ) -> Result<Stored, ApiError> {
         let generated = meta::name(&object).is_empty() && !meta::text(&object, "generateName").is_empty();
+        if !generated {
+            return self.try_create(target, object, managed, warnings).await;
+        }
         for attempt in 1.. {
             let tried = self.try_create(target, object.clone(), managed, warnings).await;
             match tried {
-                Err(e) if generated && e.reason == "AlreadyExists" => {
+                Err(e) if e.reason == "AlreadyExists" => {
                     if attempt < NAME_ATTEMPTS {
                         continue;
                     }

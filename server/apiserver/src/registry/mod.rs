@@ -213,9 +213,13 @@ fn denied(d: Denied, request: &Request<'_>) -> ApiError {
             .with_code(d.code, d.reason)
             .with_cause("", d.message, "");
     }
-    match (d.code, d.reason) {
+    let error = match (d.code, d.reason) {
         // A refusal without a reason is complete as it is: a webhook's.
         (403, "Forbidden") | (0, _) => ApiError::forbidden(request.group, request.resource, name, &d.message),
         (code, reason) => ApiError::bad_request(d.message).with_code(code, reason),
+    };
+    match d.cause {
+        Some(cause) => error.with_cause(&cause.reason, cause.message, &cause.field),
+        None => error,
     }
 }
