@@ -102,7 +102,7 @@ impl<'a> Run<'a, '_> {
             }
             Node::Index { operand, index, optional: wanted } => {
                 let value = self.eval(operand)?;
-                let index = self.eval(index)?;
+                let index = self.attribute(index)?;
                 self.charge(1)?;
                 match (&value, wanted) {
                     (Value::Optional(None), _) => Ok(Value::Optional(None)),
@@ -114,8 +114,8 @@ impl<'a> Run<'a, '_> {
             Node::And(left, right) => self.logic(left, right, false),
             Node::Or(left, right) => self.logic(left, right, true),
             Node::If(condition, yes, no) => match self.eval(condition)? {
-                Value::Bool(true) => self.eval(yes),
-                Value::Bool(false) => self.eval(no),
+                Value::Bool(true) => self.attribute(yes),
+                Value::Bool(false) => self.attribute(no),
                 _ => Err(EvalError::no_overload()),
             },
             Node::NotStrictlyFalse(operand) => {
@@ -233,6 +233,20 @@ impl<'a> Run<'a, '_> {
             }
             Node::Fold(fold) => self.fold(fold),
         }
+    }
+
+    /// A branch or an index: cel-go resolves plain variables there without counting them.
+    fn attribute(&mut self, node: &Node) -> Outcome<'a> {
+        let mut base = node;
+        while let Node::Select(operand, _) = base {
+            base = operand;
+        }
+        let free = matches!(base, Node::Var(_) | Node::Local(_));
+        let value = self.eval(node);
+        if free {
+            self.cost = self.cost.saturating_sub(1);
+        }
+        value
     }
 
     fn logic(&mut self, left: &Node, right: &Node, decides: bool) -> Outcome<'a> {

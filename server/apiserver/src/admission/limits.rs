@@ -53,7 +53,7 @@ fn merge_defaults(ranges: &[Value], pod: &mut Value) {
     let (requests, limits) = defaults(ranges);
     let mut words = Vec::new();
     for (kind, word) in [("containers", "container"), ("initContainers", "init container")] {
-        for container in pod["spec"][kind].as_array_mut().into_iter().flatten() {
+        for container in pod["spec"].get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten() {
             let name = text(container, "/name").to_owned();
             for (member, with, what) in [("requests", &requests, "request"), ("limits", &limits, "limit")] {
                 let set = fill(container, member, with);

@@ -59,7 +59,7 @@ fn mount(pod: &mut Value) {
     let name = existing.clone().unwrap_or_else(volume_name);
     let mut needed = false;
     for kind in ["initContainers", "containers"] {
-        for container in pod["spec"][kind].as_array_mut().into_iter().flatten() {
+        for container in pod["spec"].get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten() {
             if items(container, "/volumeMounts").iter().any(|m| text(m, "/mountPath") == MOUNT_PATH) {
                 continue;
             }

@@ -68,6 +68,7 @@ pub(super) static KINDS: &[Kind] = &[
         if items(spec, "mutations").is_empty() {
             errors.required(&SPEC.child("mutations"), "mutations must contain at least one item");
         }
+        one_of(spec, "reinvocationPolicy", &["IfNeeded", "Never"], &SPEC, errors);
         let list = SPEC.child("mutations");
         for (i, mutation) in items(spec, "mutations").iter().enumerate() {
             let at_i = list.index(i);
