@@ -77,6 +77,9 @@ pub async fn start(
     let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
     let shown = [security.client_authorities.as_slice(), &security.front_proxy_authorities].concat();
     let tls = Arc::new(ArcSwap::from(listener_tls(&pki, &slot, &shown)?));
+    // Extension servers are told which names to believe; ours is one of them.
+    let proxy_name = security.front_proxy.allowed.first().map_or("front-proxy-client", String::as_str);
+    let front_proxy = LeafSpec::client(proxy_name, &[]);
     let security = apiserver::security::build(&pki, cache.clone(), security)
         .map_err(|e| anyhow::anyhow!("set up authentication: {e}"))?;
     let (swap, sign, own) = (tls.clone(), slot.clone(), pki.clone());
@@ -93,7 +96,6 @@ pub async fn start(
     let kubelet_tls = kubelet_tls(&pki, &kubelet_client)?;
     config.kubelet = Some(Arc::new(move || kubelet_tls.clone()));
     flags.api.apply(&mut config)?;
-    let front_proxy = LeafSpec::client("front-proxy-client", &[]);
     let proxy_leaf = pki.leaf_of(&pki.front_proxy_ca, "front-proxy-client", &front_proxy)?;
     let proxy_slot = RotatingCertificate::new(&proxy_leaf)?;
     config.front_proxy = Some(proxy_slot.clone());

@@ -226,6 +226,26 @@ async fn documents_are_merged() {
         groups["groups"].as_array().unwrap().iter().filter_map(|g| g["name"].as_str()).collect();
     assert_eq!(names.first(), Some(&"apiregistration.k8s.io"));
     assert_eq!(names.last(), Some(&"library.example.com"));
+
+    // Changed, it goes on with what it knows; and conditions of others stay.
+    let (code, e) = call(server, "PATCH", LIBRARY, json!({"spec": {"groupPriorityMinimum": 20000}})).await;
+    assert_eq!(code, 200, "{e}");
+    until(async || {
+        let (at, found) = discovery(server).await;
+        assert_eq!(found["versions"][0]["freshness"], "Current");
+        (at == 0).then_some(())
+    })
+    .await;
+    let (_, mut service) = get(server, LIBRARY).await;
+    let theirs = json!({"type": "StatusUpdated", "status": "True", "reason": "E2E", "message": "set by a test",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    service["status"]["conditions"].as_array_mut().unwrap().push(theirs);
+    let (code, e) = call(server, "PUT", &format!("{LIBRARY}/status"), service).await;
+    assert_eq!(code, 200, "{e}");
+    let touch = json!({"metadata": {"labels": {"touched": "yes"}}});
+    call(server, "PATCH", "/api/v1/namespaces/default/services/library", touch).await;
+    let (_, service) = get(server, LIBRARY).await;
+    assert_eq!(service["status"]["conditions"].as_array().map(Vec::len), Some(2), "{service}");
 }
 
 #[tokio::test]

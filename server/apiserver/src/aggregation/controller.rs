@@ -164,12 +164,17 @@ fn follow(server: &ApiServer, current: &[Value], state: &mut State) {
             continue;
         }
         let name = meta::name(object).to_owned();
-        if let Some(running) = state.extensions.remove(&name).filter(|r| r.spec == *spec) {
+        let known = state.extensions.remove(&name);
+        if let Some(running) = known.as_ref().filter(|r| r.spec == *spec) {
             running.extension.set_available(is_available(object));
-            kept.insert(name, running);
+            kept.extend(known.map(|running| (name, running)));
             continue;
         }
-        let Some(extension) = Extension::read(server, object).map(Arc::new) else { continue };
+        let Some(extension) = Extension::read(server, object) else { continue };
+        if let Some(old) = &known {
+            extension.succeed(&old.extension);
+        }
+        let extension = Arc::new(extension);
         changed = true;
         let task = tokio::spawn(extension::run(server.clone(), extension.clone()));
         let running = Running { spec: spec.clone(), extension, _task: AbortOnDropHandle::new(task) };

@@ -85,6 +85,14 @@ impl Extension {
         })
     }
 
+    /// Goes on with what is known of the same server: a change of priorities is no reason to ask it again.
+    pub(super) fn succeed(&self, old: &Self) {
+        if self.service == old.service && self.api_version() == old.api_version() {
+            self.documents.store(old.documents.load_full());
+            self.addresses.store(old.addresses.load_full());
+        }
+    }
+
     pub fn is_available(&self) -> bool {
         self.available.load(Ordering::Acquire)
     }

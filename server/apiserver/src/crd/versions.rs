@@ -266,17 +266,17 @@ pub(crate) async fn read(
     Ok(Current { value, revision, stale })
 }
 
-/// The object in the version it is stored in.
+/// The object in the version it is stored in; `None` where it is in that already.
 pub(crate) async fn to_storage(
     server: &ApiServer,
     resource: &Resource,
     object: &Value,
-) -> Result<Value, ApiError> {
+) -> Result<Option<Value>, ApiError> {
     match &resource.custom {
         Some(custom) if custom.versions.storage() != resource.version => {
-            custom.versions.convert(server, custom.versions.storage(), object.clone()).await
+            custom.versions.convert(server, custom.versions.storage(), object.clone()).await.map(Some)
         }
-        _ => Ok(object.clone()),
+        _ => Ok(None),
     }
 }
 

@@ -173,10 +173,10 @@ impl ApiServer {
 
     /// The bytes to store of an object in the resource's version.
     pub(crate) async fn stored_form(&self, resource: &Resource, object: &Value) -> Result<Bytes, ApiError> {
-        if resource.custom.is_none() {
-            return self.encode(object);
+        match crd::to_storage(self, resource, object).await? {
+            Some(converted) => self.encode(&converted),
+            None => self.encode(object),
         }
-        self.encode(&crd::to_storage(self, resource, object).await?)
     }
 
     /// The final bytes of an object that was stored as `stored`.

@@ -14,6 +14,7 @@ use crate::table::IncludeObject;
 use bytes::Bytes;
 use futures::stream;
 use http::Response;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,7 +215,7 @@ impl Watch {
 
     async fn take(&mut self, event: Result<Arc<Event>, CacheError>) {
         let mut next = Some(event);
-        let mut taken: Vec<Arc<Event>> = Vec::new();
+        let mut taken: SmallVec<[Arc<Event>; 8]> = SmallVec::new();
         let mut failed = None;
         while let Some(event) = next.take() {
             match event {
