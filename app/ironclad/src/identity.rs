@@ -405,12 +405,14 @@ impl Followed {
         }
         if let Some((path, first)) = self.clients {
             let (own, certificates) = (pki.ca.certificate().clone(), security.certificates.clone());
+            let published = security.published.clone();
             let apply: reload::Apply = Box::new(move |content| {
                 let (own, certificates, listener) = (own.clone(), certificates.clone(), listener.clone());
+                let published = published.clone();
                 Box::pin(async move {
                     let mut all = vec![own];
                     all.extend(pem::certificates(&content).map_err(|e| e.to_string())?);
-                    certificates.replace(&all).map_err(|e| e.to_string())?;
+                    Security::replace_clients(&certificates, &published, &all).map_err(|e| e.to_string())?;
                     listener(&all);
                     Ok(())
                 })
@@ -419,12 +421,13 @@ impl Followed {
         }
         if let Some((path, first)) = self.proxies {
             let (own, proxy) = (pki.front_proxy_ca.certificate().clone(), security.front_proxy.clone());
+            let published = security.published.clone();
             let apply: reload::Apply = Box::new(move |content| {
-                let (own, proxy) = (own.clone(), proxy.clone());
+                let (own, proxy, published) = (own.clone(), proxy.clone(), published.clone());
                 Box::pin(async move {
                     let mut all = vec![own];
                     all.extend(pem::certificates(&content).map_err(|e| e.to_string())?);
-                    proxy.replace(&all).map_err(|e| e.to_string())
+                    Security::replace_front_proxy(&proxy, &published, &all).map_err(|e| e.to_string())
                 })
             });
             follow(path, first, apply);

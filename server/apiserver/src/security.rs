@@ -23,6 +23,7 @@ use crate::tokens::{Issuer, TokenRequests};
 use kit::pki::Pki;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 #[derive(Clone)]
 pub struct SecurityConfig {
@@ -98,8 +99,8 @@ pub struct Security {
     pub token_requests: Arc<TokenRequests>,
     /// For TokenReview ([`authentication::review::token_review`](crate::authentication::review::token_review)).
     pub bearer_tokens: Arc<BearerTokens>,
-    /// For [`bootstrap::run`].
-    pub published: bootstrap::Published,
+    /// For [`bootstrap::start`], which publishes every change.
+    pub published: Arc<watch::Sender<bootstrap::Published>>,
     /// Authorities of client certificates and of the front proxy can be replaced.
     pub certificates: Arc<ClientCertificates>,
     pub front_proxy: Arc<RequestHeader>,
@@ -108,6 +109,30 @@ pub struct Security {
     pub reloadable: Option<Arc<Reloadable>>,
     /// For [`crate::tokens::tracking::run`].
     pub tracking: tokio::sync::mpsc::UnboundedReceiver<(String, String)>,
+}
+
+impl Security {
+    /// Trusts these authorities of client certificates from now on, and says so to extension servers.
+    pub fn replace_clients(
+        certificates: &ClientCertificates,
+        published: &watch::Sender<bootstrap::Published>,
+        all: &[CertificateDer<'static>],
+    ) -> Result<(), AuthenticationError> {
+        certificates.replace(all)?;
+        published.send_modify(|p| p.client_ca = pem_of(all));
+        Ok(())
+    }
+
+    /// The same for the front proxy's.
+    pub fn replace_front_proxy(
+        proxy: &RequestHeader,
+        published: &watch::Sender<bootstrap::Published>,
+        all: &[CertificateDer<'static>],
+    ) -> Result<(), AuthenticationError> {
+        proxy.replace(all)?;
+        published.send_modify(|p| p.front_proxy_ca = pem_of(all));
+        Ok(())
+    }
 }
 
 fn pem_of(certificates: &[CertificateDer<'static>]) -> String {
@@ -181,11 +206,11 @@ pub fn build(
         token_issuer,
         token_requests,
         bearer_tokens,
-        published: bootstrap::Published {
+        published: Arc::new(watch::Sender::new(bootstrap::Published {
             client_ca: pem_of(&clients),
             front_proxy_ca: pem_of(&proxies),
             front_proxy: config.front_proxy,
-        },
+        })),
         certificates,
         front_proxy,
         lasting,
@@ -206,7 +231,7 @@ impl crate::server::Config {
         config.anonymous = security.authenticator.anonymous.clone();
         config.tokens = Some(security.token_requests);
         config.bearer = Some(security.bearer_tokens);
-        config.published = Some(security.published);
+        config.published = Some(security.published.subscribe());
         config.tracking = Some(security.tracking).into();
         config
     }

@@ -53,7 +53,7 @@ pub struct Config {
     /// Answers TokenReviews.
     pub bearer: Option<Arc<BearerTokens>>,
     /// Default RBAC, priority classes and flow control are written at start, with this beside them; `None`: not.
-    pub published: Option<crate::bootstrap::Published>,
+    pub published: Option<tokio::sync::watch::Receiver<crate::bootstrap::Published>>,
     /// Uses of Secrets' tokens, recorded beside `published`.
     pub tracking: parking_lot::Mutex<Option<tokio::sync::mpsc::UnboundedReceiver<(String, String)>>>,
     /// Without it, logs, exec and proxies to nodes answer 503.

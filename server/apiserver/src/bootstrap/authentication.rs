@@ -7,11 +7,17 @@ use crate::reader::{Reader, Writer};
 use kit::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Until shutdown. Does nothing while nothing changes.
-pub async fn keep(cache: Arc<Cache>, writer: Arc<dyn Writer>, published: Published, shutdown: Shutdown) {
+pub async fn keep(
+    cache: Arc<Cache>,
+    writer: Arc<dyn Writer>,
+    mut published: watch::Receiver<Published>,
+    shutdown: Shutdown,
+) {
     let maps = cache.resource(&GroupResource::new("", "configmaps"));
     let filter = Filter {
         namespace: Some("kube-system".into()),
@@ -21,7 +27,8 @@ pub async fn keep(cache: Arc<Cache>, writer: Arc<dyn Writer>, published: Publish
     let reader: Arc<dyn Reader> = cache.clone();
     let mut watcher = maps.snapshot_and_watch(filter.clone()).1;
     loop {
-        let done = authentication(&reader, &writer, &published).await;
+        let wanted = published.borrow_and_update().clone();
+        let done = authentication(&reader, &writer, &wanted).await;
         if let Err(error) = &done {
             tracing::debug!(%error, "the authentication of extension servers was not published");
         }
@@ -31,6 +38,8 @@ pub async fn keep(cache: Arc<Cache>, writer: Arc<dyn Writer>, published: Publish
         tokio::select! {
             () = shutdown.wait() => return,
             () = retry => {}
+            // The authorities were replaced. Whoever replaces them may be gone, and then nothing changes.
+            Ok(()) = published.changed() => {}
             event = watcher.next() => match event {
                 Ok(_) => while let Ok(Some(_)) = watcher.try_next() {},
                 Err(_) => watcher = maps.snapshot_and_watch(filter.clone()).1,

@@ -11,6 +11,7 @@ use crate::system;
 use async_trait::async_trait;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 fn failure(error: ApiError) -> WriteError {
     match error.reason {
@@ -87,10 +88,14 @@ impl Writer for ApiServer {
 }
 
 /// Writes the default objects through `server`, and keeps aggregated roles and quota usage up to date until the server stops.
-pub async fn start(server: &ApiServer, published: &Published) -> Result<Report, BootstrapError> {
+pub async fn start(
+    server: &ApiServer,
+    published: &watch::Receiver<Published>,
+) -> Result<Report, BootstrapError> {
     let reader: Arc<dyn Reader> = server.config.cache.clone();
     let writer: Arc<dyn Writer> = Arc::new(server.clone());
-    let report = super::run(reader.clone(), writer.clone(), published).await?;
+    let wanted = published.borrow().clone();
+    let report = super::run(reader.clone(), writer.clone(), &wanted).await?;
     tokio::spawn(
         QuotaController { reader: reader.clone(), writer: writer.clone() }.run(server.shutdown.clone()),
     );
