@@ -376,4 +376,15 @@ mod tests {
         assert_eq!(statuses("@.more.x == 1"), [json!("False")]);
         assert!(statuses("@.type == \"a==b\"").is_empty());
     }
+
+    proptest::proptest! {
+        /// Definitions come from outside: whatever the path, reading it and walking it ends well.
+        #[test]
+        fn no_path_panics(text in "[.\\[\\]?(@)a-c'\"\\\\*:,=<>!0-9-]{0,24}|\\PC{0,12}") {
+            if let Some(path) = JsonPath::parse(&text) {
+                path.find(&json!({"a": [{"b": 1}, "c", [2]], "c": {"a": null}}));
+                path.pointer();
+            }
+        }
+    }
 }
