@@ -1,8 +1,8 @@
 //! The Kubernetes API server.
 //!
 //! Reading the modules in this order reads a request's way through it: [`http`], [`chain`] (authenticate,
-//! impersonate, authorize), [`verbs`], [`schemas`] (decode, defaults, field owners), [`registry`], [`storage`],
-//! [`cache`], [`encode`]. A kind takes part through its row in [`resources`] and its strategy in [`kinds`].
+//! [`audit`], impersonate, wait for a seat of [`flow`], authorize), [`verbs`], [`schemas`] (decode, defaults, field owners), [`registry`], [`storage`],
+//! [`cache`], [`encode`]; under the storage, where it is configured, [`encryption`]. A kind takes part through its row in [`resources`] and its strategy in [`kinds`].
 //!
 //! ```text
 //! let cache = Cache::start(store, Options::new(apiserver::selectable_fields())).await?;

@@ -30,7 +30,7 @@ async fn server(dir: &Path, adjust: impl FnOnce(&mut Config)) -> ApiServer {
 async fn over(store: Arc<dyn store::Store>, adjust: impl FnOnce(&mut Config)) -> ApiServer {
     let cache = Cache::start(store, Options::new(apiserver::selectable_fields())).await.unwrap();
     let mut config = Config::new(cache, Vec::new(), Arc::new(support::AllowAll), Vec::new());
-    config.published = Some(apiserver::bootstrap::Published::default());
+    config.published = Some(tokio::sync::watch::channel(apiserver::bootstrap::Published::default()).1);
     adjust(&mut config);
     let server = ApiServer::new(config).unwrap();
     server.start().await.unwrap();

@@ -181,7 +181,7 @@ impl Urls {
     fn matches(&self, info: &RequestInfo) -> bool {
         self.verbs.has(info.verb)
             && (self.all
-                || self.exact.iter().any(|u| *u == info.path)
+                || self.exact.contains(&info.path)
                 || self.prefixes.iter().any(|p| info.path.starts_with(p.as_str())))
     }
 }

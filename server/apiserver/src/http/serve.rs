@@ -26,6 +26,8 @@ pub type TlsSource = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long connections may take to go once no request is in flight: the last bytes of answers and watches.
 const LINGER: Duration = Duration::from_secs(2);
+/// Milliseconds for which what was sent may stay unread in the client's receive window.
+const UNREAD: u32 = 60_000;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Serves until the server is stopped; then takes no more connections, tells those there are (GOAWAY, or
@@ -55,6 +57,8 @@ pub async fn serve(server: ApiServer, listener: TcpListener, tls: TlsSource) {
         match accepted {
             Ok((stream, peer)) => {
                 let _ = stream.set_nodelay(true);
+                // A client that takes nothing for so long, of a watch for instance, is gone.
+                let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNREAD);
                 let task = connection(server.clone(), builder.clone(), tls(), stream, peer, shutdown.clone());
                 tracker.spawn(task);
             }

@@ -93,6 +93,7 @@ impl TestService {
         self.state.lock().asked.get(path).copied().unwrap_or(0)
     }
 
+    #[allow(dead_code)] // One of the test programs that share this file has no use for it.
     pub fn bodies(&self) -> Vec<Value> {
         self.state.lock().bodies.clone()
     }
