@@ -23,7 +23,8 @@ pub(crate) use mutating::mutation;
 pub(super) use validating::ValidatingAdmissionPolicy;
 
 use super::{Denied, Request};
-use crate::reader::{Reader, parse};
+use crate::reader::{Reader, parse, text};
+use crate::schemas;
 use serde_json::Value;
 
 pub(crate) const GROUP: &str = "admissionregistration.k8s.io";
@@ -38,6 +39,16 @@ fn exempt(r: &Request<'_>) -> bool {
                 | "mutatingadmissionpolicies"
                 | "mutatingadmissionpolicybindings"
         )
+}
+
+/// Gives what a mutation added its defaults, as upstream does after each.
+pub(super) fn default(object: &mut Value) {
+    let (api_version, kind) = (text(object, "/apiVersion").to_owned(), text(object, "/kind").to_owned());
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    if let Some(shape) = schemas::kind_shape(group, version, &kind) {
+        schemas::default_shape(shape, object);
+        schemas::strategy(group, version, &kind).default(object);
+    }
 }
 
 /// The request's namespace as expressions see it: null for cluster-scoped objects and for namespaces themselves.

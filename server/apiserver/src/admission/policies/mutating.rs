@@ -212,7 +212,7 @@ impl MutatingAdmissionPolicy {
         }
         let mut current: Option<Value> = None;
         for mutation in &policy.mutations {
-            let next = {
+            let mut next = {
                 let before = current.as_ref().unwrap_or(object);
                 let inputs = Inputs { object: before, ..inputs };
                 let scope = Scope::new(&inputs, &policy.variables);
@@ -232,6 +232,9 @@ impl MutatingAdmissionPolicy {
                 }
                 .map_err(Failed::Because)?
             };
+            if next != *current.as_ref().unwrap_or(object) {
+                super::default(&mut next);
+            }
             current = Some(next);
         }
         Ok(current)

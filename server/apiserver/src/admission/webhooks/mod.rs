@@ -244,6 +244,7 @@ impl MutatingAdmissionWebhook {
                 hook.configuration, hook.name
             )
         });
+        policies::default(&mut changed);
         *object = changed;
         Ok(true)
     }
