@@ -1,3 +1,5 @@
+//! Rules of definitions, case by case.
+
 use super::Rules;
 use super::admit::check;
 use machinery::field::Path;
