@@ -1,28 +1,11 @@
 //! Property names as identifiers, escaped as Kubernetes does.
 
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+use crate::syntax::RESERVED;
+
+/// Reserved for identifiers to come, or a literal or operator today.
+fn is_word(name: &str) -> bool {
+    matches!(name, "true" | "false" | "null" | "in") || RESERVED.contains(&name)
+}
 
 const ESCAPES: [(&str, &str); 4] = [("__", "underscores"), (".", "dot"), ("-", "dash"), ("/", "slash")];
 
@@ -31,7 +14,7 @@ pub fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.as_bytes()[0].is_ascii_digit() {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if is_word(name) {
         return Some(format!("__{name}__"));
     }
     let mut out = String::with_capacity(name.len());
@@ -67,7 +50,7 @@ pub fn unescape(name: &str) -> Option<String> {
         let word = &inner[..end];
         if let Some((plain, _)) = ESCAPES.iter().find(|(_, w)| *w == word) {
             out.push_str(plain);
-        } else if RESERVED.contains(&word) && name.len() == word.len() + 4 {
+        } else if is_word(word) && name.len() == word.len() + 4 {
             out.push_str(word);
         } else {
             return None;

@@ -6,28 +6,37 @@ use crate::cache::{Filter, GroupResource};
 use crate::http::options::{FieldValidation, WriteOptions};
 use crate::registry::update::{Mode, Wanted};
 use crate::registry::{Target, meta};
+use crate::resolve::Resource;
 use crate::status::ApiError;
 use futures::future::{BoxFuture, try_join_all};
 use serde_json::{Value, json};
+use std::sync::{Arc, LazyLock};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /// The identity of the server's own writes.
-pub(crate) fn user() -> UserInfo {
-    UserInfo {
-        name: "system:apiserver".into(),
-        groups: vec!["system:masters".into(), "system:authenticated".into()],
-        ..UserInfo::default()
-    }
-}
+static USER: LazyLock<UserInfo> = LazyLock::new(|| UserInfo {
+    name: "system:apiserver".into(),
+    groups: vec!["system:masters".into(), "system:authenticated".into()],
+    ..UserInfo::default()
+});
 
-pub(crate) fn options() -> WriteOptions {
-    WriteOptions {
-        dry_run: false,
-        field_manager: "kube-apiserver".into(),
-        field_validation: FieldValidation::Ignore,
-        force: None,
-    }
+static OPTIONS: LazyLock<WriteOptions> = LazyLock::new(|| WriteOptions {
+    dry_run: false,
+    field_manager: "kube-apiserver".into(),
+    field_validation: FieldValidation::Ignore,
+    force: None,
+});
+
+/// What the server itself writes to; `namespace` and `subresource` may be empty.
+pub(crate) fn target<'a>(
+    resource: &'a Arc<Resource>,
+    subresource: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+) -> Target<'a> {
+    let manager = OPTIONS.field_manager.clone();
+    Target { resource, subresource, namespace, name, user: &USER, options: &OPTIONS, manager }
 }
 
 /// Puts the `kubernetes` Service and its endpoints back when someone removes or changes them.
@@ -128,16 +137,7 @@ async fn service_range(server: &ApiServer) -> Result<(), ApiError> {
     });
     ensure(server, GROUP, "servicecidrs", range, |_| None).await?;
     let Some(resource) = server.index.load().stored(GROUP, "servicecidrs").cloned() else { return Ok(()) };
-    let (user, options) = (user(), options());
-    let target = Target {
-        resource: &resource,
-        subresource: "status",
-        namespace: "",
-        name: "kubernetes",
-        user: &user,
-        options: &options,
-        manager: options.field_manager.clone(),
-    };
+    let target = target(&resource, "status", "", "kubernetes");
     let change = Box::new(|old: &Value| {
         let mut new = old.clone();
         if old["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
@@ -205,18 +205,9 @@ pub(crate) async fn ensure(
         .stored(group, plural)
         .cloned()
         .ok_or_else(|| ApiError::not_found(group, "resources", plural))?;
-    let (user, options) = (user(), options());
     let name = meta::name(&object).to_owned();
     let namespace = meta::namespace(&object).to_owned();
-    let target = Target {
-        resource: &resource,
-        subresource: "",
-        namespace: &namespace,
-        name: &name,
-        user: &user,
-        options: &options,
-        manager: options.field_manager.clone(),
-    };
+    let target = target(&resource, "", &namespace, &name);
     let mut warnings = Vec::new();
     if let Some(existing) = server.storage.get(&resource, &namespace, &name).await? {
         let old = existing.object().map_err(ApiError::internal)?;

@@ -6,6 +6,7 @@ mod lexer;
 mod macros;
 mod parser;
 
+pub(crate) use parser::RESERVED;
 pub use parser::parse;
 
 /// What is wrong with the text, and where (in characters).

@@ -6,7 +6,7 @@ use super::{MAX_DEPTH, MAX_SOURCE, SyntaxError, macros};
 use crate::value::Value;
 
 /// Words no identifier may be.
-const RESERVED: [&str; 17] = [
+pub(crate) const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",

@@ -9,7 +9,7 @@ use crate::ApiServer;
 use crate::cache::{Filter, GroupResource, ResourceCache};
 use crate::http::options::DeleteOptions;
 use crate::reader::{WriteError, Writer};
-use crate::registry::{Target, meta};
+use crate::registry::meta;
 use crate::system;
 use futures::future::join_all;
 use serde_json::Value;
@@ -191,16 +191,7 @@ fn follow(server: &ApiServer, current: &[Value], state: &mut State) {
 async fn delete(server: &ApiServer, name: &str) -> Result<(), WriteError> {
     let resource = server.index.load().stored(GROUP, PLURAL).cloned();
     let resource = resource.ok_or_else(|| WriteError::Other("apiservices are not served".into()))?;
-    let (user, options) = (system::user(), system::options());
-    let target = Target {
-        resource: &resource,
-        subresource: "",
-        namespace: "",
-        name,
-        user: &user,
-        options: &options,
-        manager: options.field_manager.clone(),
-    };
+    let target = system::target(&resource, "", "", name);
     match server.delete(&target, &DeleteOptions::default()).await {
         Ok(_) => Ok(()),
         Err(e) if e.is_not_found() => Ok(()),

@@ -4,7 +4,6 @@ use super::{Aggregation, BootstrapError, Published, Report};
 use crate::ApiServer;
 use crate::admission::QuotaController;
 use crate::reader::{Reader, WriteError, Writer, text};
-use crate::registry::Target;
 use crate::registry::update::{Mode, Wanted};
 use crate::status::ApiError;
 use crate::system;
@@ -36,18 +35,10 @@ impl ApiServer {
             .stored(group, resource)
             .cloned()
             .ok_or_else(|| ApiError::not_found(group, "resources", resource))?;
-        let (user, options) = (system::user(), system::options());
         let (namespace, name) =
             (text(&object, "/metadata/namespace").to_owned(), text(&object, "/metadata/name").to_owned());
-        let target = Target {
-            resource: &resource,
-            subresource: if how == How::Status { "status" } else { "" },
-            namespace: &namespace,
-            name: &name,
-            user: &user,
-            options: &options,
-            manager: options.field_manager.clone(),
-        };
+        let target =
+            system::target(&resource, if how == How::Status { "status" } else { "" }, &namespace, &name);
         let mut warnings = Vec::new();
         if how == How::Create {
             self.create(&target, object, false, &mut warnings).await?;

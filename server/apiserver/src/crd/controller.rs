@@ -4,8 +4,8 @@ use super::conditions::{self, FINALIZER, Taken};
 use super::{definition, ending};
 use crate::ApiServer;
 use crate::cache::{Filter, GroupResource};
+use crate::registry::meta;
 use crate::registry::update::{Mode, Wanted};
-use crate::registry::{Target, meta};
 use crate::resolve::Resource;
 use crate::status::ApiError;
 use crate::system;
@@ -152,16 +152,7 @@ fn builtin(server: &ApiServer, one: &Value) -> Taken {
 /// Writes a definition as computed from one version of it.
 async fn write(server: &ApiServer, name: &str, object: Value) -> Result<(), ApiError> {
     let resource = server.index.load().stored(GROUP, PLURAL).cloned().ok_or_else(ApiError::no_such_path)?;
-    let (user, options) = (system::user(), system::options());
-    let target = Target {
-        resource: &resource,
-        subresource: "status",
-        namespace: "",
-        name,
-        user: &user,
-        options: &options,
-        manager: options.field_manager.clone(),
-    };
+    let target = system::target(&resource, "status", "", name);
     let change =
         Box::new(move |_: &Value| Ok(Wanted { object: object.clone(), managed: false, pinned: true }));
     let mode = Mode { trusted: true, ..Mode::default() };

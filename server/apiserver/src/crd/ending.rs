@@ -5,11 +5,10 @@ use super::conditions::{self, Condition, FINALIZER};
 use super::controller::{GROUP, PLURAL};
 use super::definition;
 use crate::ApiServer;
-use crate::authentication::UserInfo;
 use crate::cache::Filter;
-use crate::http::options::{DeleteOptions, WriteOptions};
+use crate::http::options::DeleteOptions;
+use crate::registry::meta;
 use crate::registry::update::{Mode, Wanted};
-use crate::registry::{Target, meta};
 use crate::resolve::Resource;
 use crate::status::ApiError;
 use crate::system;
@@ -70,7 +69,6 @@ fn overlaps(server: &ApiServer, one: &Value) -> bool {
 
 /// Deletes all instances and waits until they are gone. False when the server stops first.
 async fn drain(server: &ApiServer, name: &str, resource: &Arc<Resource>) -> bool {
-    let (user, options) = (system::user(), system::options());
     let mut since = tokio::time::Instant::now();
     loop {
         let (snapshot, mut watcher) = resource.cache.snapshot_and_watch(Filter::default());
@@ -79,7 +77,7 @@ async fn drain(server: &ApiServer, name: &str, resource: &Arc<Resource>) -> bool
         }
         let mut errors: Vec<String> = Vec::new();
         for entry in snapshot.iter().filter(|e| e.metadata().deletion_timestamp.is_none()) {
-            let target = target(resource, &entry.namespace, &entry.name, &user, &options);
+            let target = system::target(resource, "", &entry.namespace, &entry.name);
             match server.delete(&target, &DeleteOptions::default()).await {
                 Ok(_) => {}
                 Err(e) if e.is_not_found() => {}
@@ -116,22 +114,10 @@ fn failed(why: &str) -> Condition {
     Condition::terminating("True", "InstanceDeletionFailed", format!("could not issue all deletes: {why}"))
 }
 
-fn target<'a>(
-    resource: &'a Arc<Resource>,
-    namespace: &'a str,
-    name: &'a str,
-    user: &'a UserInfo,
-    options: &'a WriteOptions,
-) -> Target<'a> {
-    let manager = options.field_manager.clone();
-    Target { resource, subresource: "", namespace, name, user, options, manager }
-}
-
 /// Sets a condition; `release` lets the definition go with it.
 async fn write(server: &ApiServer, name: &str, condition: &Condition, release: bool) -> Result<(), ApiError> {
     let resource = server.index.load().stored(GROUP, PLURAL).cloned().ok_or_else(ApiError::no_such_path)?;
-    let (user, options) = (system::user(), system::options());
-    let target = target(&resource, "", name, &user, &options);
+    let target = system::target(&resource, "", "", name);
     let change = Box::new(|old: &Value| {
         let mut new = old.clone();
         conditions::set(&mut new, condition);

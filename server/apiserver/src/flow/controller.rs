@@ -127,16 +127,7 @@ async fn write(server: &ApiServer, name: &str, mut condition: Value) -> Result<(
         .cloned()
         .ok_or_else(|| ApiError::not_found(GROUP, "resources", SCHEMAS))?;
     condition["lastTransitionTime"] = meta::now().into();
-    let (user, options) = (system::user(), system::options());
-    let target = Target {
-        resource: &resource,
-        subresource: "status",
-        namespace: "",
-        name,
-        user: &user,
-        options: &options,
-        manager: MANAGER.to_owned(),
-    };
+    let target = Target { manager: MANAGER.to_owned(), ..system::target(&resource, "status", "", name) };
     let change = Box::new(move |old: &Value| {
         let mut new = old.clone();
         let mut conditions = old["status"]["conditions"].as_array().cloned().unwrap_or_default();

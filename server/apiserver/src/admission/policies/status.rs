@@ -4,8 +4,8 @@
 use super::{GROUP, typecheck};
 use crate::ApiServer;
 use crate::cache::{Filter, GroupResource};
+use crate::registry::meta;
 use crate::registry::update::{Mode, Wanted};
-use crate::registry::{Target, meta};
 use crate::status::ApiError;
 use crate::system;
 use serde_json::{Value, json};
@@ -56,16 +56,7 @@ async fn write(
     warnings: Vec<Value>,
 ) -> Result<(), ApiError> {
     let resource = server.index.load().stored(GROUP, PLURAL).cloned().ok_or_else(ApiError::no_such_path)?;
-    let (user, options) = (system::user(), system::options());
-    let target = Target {
-        resource: &resource,
-        subresource: "status",
-        namespace: "",
-        name,
-        user: &user,
-        options: &options,
-        manager: options.field_manager.clone(),
-    };
+    let target = system::target(&resource, "status", "", name);
     let change = Box::new(move |old: &Value| {
         let mut new = old.clone();
         if old["metadata"]["generation"].as_i64() == Some(generation) {
