@@ -55,7 +55,7 @@ pub async fn up(flags: Up) -> Result<()> {
         informers,
     };
     node_stack::start(node, runtime, &progress, &run.stop, &mut run.tasks).await?;
-    announce(&progress, &data, control_plane.port, flags.output);
+    announce(&progress, &data, control_plane.port, flags.output, true);
     run.until_signal(&progress).await
 }
 
@@ -70,7 +70,7 @@ pub async fn server(flags: Server) -> Result<()> {
         control_plane::start(&flags.control_plane, &data, listener, &progress, &run.stop, &mut run.tasks)
             .await?;
     run.components(&control_plane, &flags.control_plane);
-    announce(&progress, &data, control_plane.port, flags.output);
+    announce(&progress, &data, control_plane.port, flags.output, false);
     run.until_signal(&progress).await
 }
 
@@ -120,14 +120,23 @@ fn node_name(flags: &NodeFlags) -> Result<String> {
     flags.node_name.clone().map_or_else(control_plane::hostname, Ok)
 }
 
-fn announce(progress: &Progress, data: &DataDir, port: u16, output: Output) {
+/// Where the cluster is and what to type next; `nodes`: this process runs pods, too.
+fn announce(progress: &Progress, data: &DataDir, port: u16, output: Output, nodes: bool) {
     let kubeconfig = data.kubeconfig();
     progress.event("ready", json!({"kubeconfig": kubeconfig, "server": format!("https://127.0.0.1:{port}")}));
     if output == Output::Text {
+        let next = match nodes {
+            true => format!(
+                "    kubectl get nodes\n    ironclad demo --data-dir {}\n\nCtrl-C stops it and leaves pods running; \
+                 `ironclad down` ends them too.",
+                data.root()
+            ),
+            false => {
+                "    kubectl get namespaces\n\nNodes join with `ironclad agent`. Ctrl-C stops it.".to_owned()
+            }
+        };
         progress.say(&format!(
-            "\nThe cluster is ready. In another shell:\n\n    export KUBECONFIG={kubeconfig}\n    kubectl get nodes\n    \
-             ironclad demo --data-dir {}\n\nCtrl-C stops it and leaves pods running; `ironclad down` ends them too.",
-            data.root()
+            "\nThe cluster is ready. In another shell:\n\n    export KUBECONFIG={kubeconfig}\n{next}"
         ));
     }
 }

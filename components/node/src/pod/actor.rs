@@ -87,7 +87,7 @@ pub fn spawn(
         .and_then(|s| s.start_time.as_ref())
         .map(|t| t.0)
         .or_else(|| Some(Timestamp::now()));
-    adopt(&pod, &observed, &mut memory);
+    memory.adopt(&pod, &observed);
     let frozen = super::plan::is_terminal(&pod);
     let actor = Actor {
         shared,
@@ -109,28 +109,6 @@ pub fn spawn(
         frozen,
     };
     (back, tokio::spawn(actor.run()))
-}
-
-/// Takes over what ran before the agent came back: probe verdicts and addresses as the API last heard them.
-fn adopt(pod: &Pod, observed: &Observed, memory: &mut Memory) {
-    let Some(status) = &pod.status else { return };
-    let all =
-        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
-    for s in all {
-        let Some(run) = observed.latest(&s.name).filter(|r| r.state == ContainerState::Running) else {
-            continue;
-        };
-        if s.container_id.as_deref() != Some(&format!("{}{}", status::ID_PREFIX, run.id)) {
-            continue;
-        }
-        if s.started == Some(true) {
-            memory.started.insert(run.id.clone(), true);
-        }
-        memory.ready.insert(run.id.clone(), s.ready);
-    }
-    if observed.sandbox.as_ref().is_some_and(|s| s.ready) {
-        memory.ips = status.pod_ips.iter().flatten().filter_map(|p| p.ip.parse().ok()).collect();
-    }
 }
 
 impl Actor {

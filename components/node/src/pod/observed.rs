@@ -152,6 +152,28 @@ pub fn as_container(pod: &Pod, name: &str) -> Option<Container> {
 }
 
 impl Memory {
+    /// Takes over what ran before the agent came back: probe verdicts and addresses as the API last heard them.
+    pub fn adopt(&mut self, pod: &Pod, observed: &Observed) {
+        let Some(status) = &pod.status else { return };
+        let all =
+            status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+        for s in all {
+            let Some(run) = observed.latest(&s.name).filter(|r| r.state == ContainerState::Running) else {
+                continue;
+            };
+            if s.container_id.as_deref() != Some(&format!("{}{}", super::status::ID_PREFIX, run.id)) {
+                continue;
+            }
+            if s.started == Some(true) {
+                self.started.insert(run.id.clone(), true);
+            }
+            self.ready.insert(run.id.clone(), s.ready);
+        }
+        if observed.sandbox.as_ref().is_some_and(|s| s.ready) {
+            self.ips = status.pod_ips.iter().flatten().filter_map(|p| p.ip.parse().ok()).collect();
+        }
+    }
+
     /// Whether a running container counts as started: its start is complete and its startup probe, if any, passed.
     pub fn is_started(&self, c: &ContainerStatus, startup_probe: Option<&Probe>) -> bool {
         c.state == ContainerState::Running
