@@ -2,7 +2,7 @@
 //!
 //! Reading the modules in this order reads a request's way through it: [`http`], [`chain`] (authenticate,
 //! [`audit`], impersonate, wait for a seat of [`flow`], authorize), [`verbs`], [`schemas`] (decode, defaults, field owners), [`registry`], [`storage`],
-//! [`cache`], [`encode`]; under the storage, where it is configured, [`encryption`]. A kind takes part through its row in [`resources`] and its strategy in [`kinds`].
+//! [`cache`], [`encode`]; under the storage, where it is configured, [`encryption`]. A kind takes part through its row in [`resources`] and its strategy in the crate [`kinds`].
 //!
 //! ```text
 //! let cache = Cache::start(store, Options::new(apiserver::selectable_fields())).await?;
@@ -27,7 +27,6 @@ mod encode;
 pub mod encryption;
 pub mod flow;
 pub mod http;
-pub mod kinds;
 pub mod metrics;
 pub mod reader;
 pub mod registry;

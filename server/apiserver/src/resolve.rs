@@ -2,9 +2,9 @@
 
 use crate::aggregation::Extension;
 use crate::cache::{Cache, GroupResource, ResourceCache, storage_key};
-use crate::kinds::Strategy;
 use crate::resources::{self, Builtin};
 use crate::schemas::{self, SchemaRef};
+use kinds::Strategy;
 use machinery::schema::{Schema, TypeId};
 use std::collections::HashMap;
 use std::sync::Arc;

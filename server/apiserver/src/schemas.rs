@@ -3,10 +3,10 @@
 use crate::convert;
 use crate::http::Encoding;
 use crate::http::options::FieldValidation;
-use crate::kinds::{self, Strategy};
 use crate::registry::meta;
 use crate::resolve::Resource;
 use crate::status::ApiError;
+use kinds::{self, Strategy};
 use machinery::apply::{self, ApplyError};
 use machinery::codec::{self, DecodeError, Strictness};
 use machinery::field::{FieldErrors, Path};

@@ -1,6 +1,8 @@
 //! All authenticators, in order.
 
-use super::{AnonymousAccess, AuthenticationError, Authenticator, InProcessIdentity, UserInfo};
+use super::{
+    AnonymousAccess, AuthenticationError, Authenticator, InProcessIdentity, UserInfo, authenticated,
+};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -18,12 +20,12 @@ impl Authenticator for Chain {
         request: &http::request::Parts,
     ) -> Result<Option<UserInfo>, AuthenticationError> {
         if let Some(InProcessIdentity(user)) = request.extensions.get() {
-            return Ok(Some(user.clone().authenticated()));
+            return Ok(Some(authenticated(user.clone())));
         }
         let mut errors: Vec<String> = Vec::new();
         for authenticator in &self.authenticators {
             match authenticator.authenticate(request).await {
-                Ok(Some(user)) => return Ok(Some(user.authenticated())),
+                Ok(Some(user)) => return Ok(Some(authenticated(user))),
                 Ok(None) => {}
                 Err(error) => errors.push(error.0),
             }

@@ -29,8 +29,9 @@ pub use request_header::{HeaderNames, RequestHeader, is_request_header};
 pub use service_accounts::ServiceAccountTokens;
 pub use webhook::WebhookTokens;
 
+pub use kinds::user::{SERVICE_ACCOUNTS_GROUP, UserInfo, service_account_user};
+
 use async_trait::async_trait;
-use std::collections::BTreeMap;
 
 /// Everyone who proved who they are.
 pub const ALL_AUTHENTICATED: &str = "system:authenticated";
@@ -39,66 +40,14 @@ pub const ALL_UNAUTHENTICATED: &str = "system:unauthenticated";
 pub const ANONYMOUS: &str = "system:anonymous";
 /// May do everything, without asking any other authorizer.
 pub const PRIVILEGED_GROUP: &str = "system:masters";
-pub const SERVICE_ACCOUNTS_GROUP: &str = "system:serviceaccounts";
 pub const NODES_GROUP: &str = "system:nodes";
 
-/// `user.Info`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UserInfo {
-    pub name: String,
-    pub uid: String,
-    pub groups: Vec<String>,
-    pub extra: BTreeMap<String, Vec<String>>,
-}
-
-impl UserInfo {
-    pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
-        Self { name: name.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..Self::default() }
+/// Adds [`ALL_AUTHENTICATED`], unless the user is anonymous.
+fn authenticated(mut user: UserInfo) -> UserInfo {
+    if !user.in_group(ALL_AUTHENTICATED) && !user.in_group(ALL_UNAUTHENTICATED) {
+        user.groups.push(ALL_AUTHENTICATED.into());
     }
-
-    pub fn in_group(&self, group: &str) -> bool {
-        self.groups.iter().any(|g| g == group)
-    }
-
-    /// A service account by namespace and name, with its groups.
-    pub fn service_account(namespace: &str, name: &str, uid: &str) -> Self {
-        Self {
-            name: service_account_user(namespace, name),
-            uid: uid.into(),
-            groups: vec![SERVICE_ACCOUNTS_GROUP.into(), format!("{SERVICE_ACCOUNTS_GROUP}:{namespace}")],
-            extra: BTreeMap::new(),
-        }
-    }
-
-    /// `UserInfo` of authentication.k8s.io/v1; empty members are left out.
-    pub fn to_json(&self) -> serde_json::Value {
-        let mut out = serde_json::Map::new();
-        if !self.name.is_empty() {
-            out.insert("username".into(), self.name.clone().into());
-        }
-        if !self.uid.is_empty() {
-            out.insert("uid".into(), self.uid.clone().into());
-        }
-        if !self.groups.is_empty() {
-            out.insert("groups".into(), self.groups.clone().into());
-        }
-        if !self.extra.is_empty() {
-            out.insert("extra".into(), serde_json::json!(self.extra));
-        }
-        out.into()
-    }
-
-    /// Adds [`ALL_AUTHENTICATED`], unless the user is anonymous.
-    fn authenticated(mut self) -> Self {
-        if !self.in_group(ALL_AUTHENTICATED) && !self.in_group(ALL_UNAUTHENTICATED) {
-            self.groups.push(ALL_AUTHENTICATED.into());
-        }
-        self
-    }
-}
-
-pub fn service_account_user(namespace: &str, name: &str) -> String {
-    format!("system:serviceaccount:{namespace}:{name}")
+    user
 }
 
 /// `(namespace, name)` of a service account's user name.

@@ -1,6 +1,6 @@
 //! TokenReview and SelfSubjectReview: authentication as an answer.
 
-use super::{BearerTokens, UserInfo};
+use super::{BearerTokens, UserInfo, authenticated};
 use crate::reader::{strings, text};
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ pub async fn token_review(tokens: &BearerTokens, object: &Value) -> Result<Value
             if granted.is_empty() {
                 json!({"user": {}, "error": "[invalid bearer token, the token is not valid for the audiences]"})
             } else {
-                json!({"authenticated": true, "user": answer.user.authenticated().to_json(), "audiences": granted})
+                json!({"authenticated": true, "user": authenticated(answer.user).to_json(), "audiences": granted})
             }
         }
         Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),

@@ -1,8 +1,8 @@
 //! What a definition's status says: the names it got, and its conditions. Source: apiextensions-apiserver's naming,
 //! establishing, approval and finalizing controllers.
 
-use super::approval;
 use crate::registry::meta;
+use kinds::approval;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 

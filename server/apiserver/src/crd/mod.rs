@@ -3,7 +3,6 @@
 //! [`definition`] turns one version of a CustomResourceDefinition into a resource; [`controller`] follows the
 //! definitions, accepts their names, and swaps the resource index.
 
-pub(crate) mod approval;
 mod columns;
 mod conditions;
 mod controller;
@@ -12,7 +11,6 @@ mod definition;
 mod embedded;
 mod ending;
 mod jsonpath;
-pub mod rules;
 mod versions;
 
 pub use definition::Custom;

@@ -1,91 +1,16 @@
-//! Compiled expressions of policies and match conditions, and their evaluation within a budget.
+//! The evaluation of expressions within a budget.
 
 use super::super::Request;
 use super::asked::{self, Asked};
-use super::environment::{Has, env, namespace_decl, request_decl, with_variables};
 use cel::library::authz::Authz;
 use cel::library::opaque::Opaque;
 use cel::value::{dynamic, wrap};
-use cel::{ErrorKind, EvalError, PER_CALL_LIMIT, Program, Type, Vars};
+use cel::{ErrorKind, EvalError, PER_CALL_LIMIT, Vars};
+use kinds::expressions::environment::{namespace_decl, request_decl};
+use kinds::expressions::{Conditions, Expression, Variable};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-
-/// What an expression must evaluate to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Returns {
-    Any,
-    Bool,
-    Text,
-    TextOrNull,
-    Object,
-    Patches,
-}
-
-/// An expression, compiled or not.
-#[derive(Debug)]
-pub(crate) struct Expression {
-    pub source: String,
-    /// `Err`: why not, as upstream says it.
-    pub program: Result<Program, String>,
-}
-
-/// A policy's variable.
-#[derive(Debug)]
-pub(crate) struct Variable {
-    pub name: String,
-    pub expression: Expression,
-}
-
-impl Expression {
-    pub fn compile(env: &cel::Env, source: &str, returns: Returns) -> Self {
-        let program = cel::compile(env, source).map_err(|e| format!("compilation failed: {e}"));
-        let program = program.and_then(|program| {
-            let found = program.result();
-            let fits = match returns {
-                Returns::Any => true,
-                Returns::Bool => *found == Type::Bool,
-                Returns::Text => *found == Type::Text,
-                Returns::TextOrNull => matches!(found, Type::Text | Type::Null),
-                Returns::Object => matches!(found, Type::Object(o) if o.name == "Object"),
-                Returns::Patches => {
-                    matches!(found, Type::List(item) if matches!(&**item, Type::Object(o) if o.name == "JSONPatch"))
-                }
-            };
-            let wanted = match returns {
-                Returns::TextOrNull => "one of [string null_type]",
-                Returns::Text => "string",
-                Returns::Object => "Object",
-                Returns::Patches => "list(JSONPatch)",
-                Returns::Bool | Returns::Any => "bool",
-            };
-            if fits { Ok(program.slim()) } else { Err(format!("must evaluate to {wanted} but got {found}")) }
-        });
-        Self { source: source.to_owned(), program }
-    }
-
-    fn uses_authorizer(&self) -> bool {
-        let uses = |p: &Program| p.uses("authorizer") || p.uses("authorizer.requestResource");
-        self.program.as_ref().is_ok_and(uses)
-    }
-}
-
-/// A policy's variables, compiled in order, and the environment in which they can be named.
-pub(crate) fn variables(spec: &Value, has: Has) -> (Vec<Variable>, cel::Env) {
-    let bare = env(has);
-    let mut known: Vec<(String, Type)> = Vec::new();
-    let mut out = Vec::new();
-    for variable in spec["variables"].as_array().into_iter().flatten() {
-        let name = variable["name"].as_str().unwrap_or_default();
-        let source = variable["expression"].as_str().unwrap_or_default();
-        let scope = with_variables(bare.clone(), &known);
-        let expression = Expression::compile(&scope, source, Returns::Any);
-        let ty = expression.program.as_ref().map_or(Type::Dyn, |p| p.result().clone());
-        known.push((name.to_owned(), ty));
-        out.push(Variable { name: name.to_owned(), expression });
-    }
-    (out, with_variables(bare, &known))
-}
 
 /// The values of one evaluation.
 pub(in super::super) struct Inputs<'a> {
@@ -198,10 +123,6 @@ impl<'a> Vars<'a> for Scope<'a> {
     }
 }
 
-/// Named conditions, all of which must hold.
-#[derive(Debug, Default)]
-pub(crate) struct Conditions(Vec<Expression>);
-
 /// What conditions come to.
 #[derive(Debug, PartialEq)]
 pub(in super::super) enum Verdict {
@@ -211,42 +132,22 @@ pub(in super::super) enum Verdict {
     Error(String),
 }
 
-impl Conditions {
-    pub fn compile(spec: &Value, env: &cel::Env) -> Self {
-        let all = spec["matchConditions"].as_array().into_iter().flatten();
-        let source = |c: &Value| c["expression"].as_str().unwrap_or_default().to_owned();
-        Self(all.map(|c| Expression::compile(env, &source(c), Returns::Bool)).collect())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn uses_authorizer(&self) -> bool {
-        self.0.iter().any(Expression::uses_authorizer)
-    }
-
-    pub(in super::super) fn verdict(&self, scope: &Scope<'_>) -> Result<Verdict, Halt> {
-        let mut budget = cel::MATCH_BUDGET;
-        let mut errors = Vec::new();
-        for condition in &self.0 {
-            match scope.evaluate(condition, &mut budget) {
-                Ok(Ok(cel::Value::Bool(false))) => return Ok(Verdict::No),
-                Ok(Ok(_)) => {}
-                Ok(Err(why)) => errors.push(why),
-                Err(Halt::Pending) => return Err(Halt::Pending),
-                Err(Halt::OutOfBudget) => return Ok(Verdict::Error(OUT_OF_BUDGET.into())),
-            }
+/// Whether all of the conditions hold; the first that does not ends the search.
+pub(in super::super) fn verdict(conditions: &Conditions, scope: &Scope<'_>) -> Result<Verdict, Halt> {
+    let mut budget = cel::MATCH_BUDGET;
+    let mut errors = Vec::new();
+    for condition in conditions.iter() {
+        match scope.evaluate(condition, &mut budget) {
+            Ok(Ok(cel::Value::Bool(false))) => return Ok(Verdict::No),
+            Ok(Ok(_)) => {}
+            Ok(Err(why)) => errors.push(why),
+            Err(Halt::Pending) => return Err(Halt::Pending),
+            Err(Halt::OutOfBudget) => return Ok(Verdict::Error(OUT_OF_BUDGET.into())),
         }
-        Ok(match errors.len() {
-            0 => Verdict::Matches,
-            1 => Verdict::Error(errors.swap_remove(0)),
-            _ => Verdict::Error(format!("[{}]", errors.join(", "))),
-        })
     }
-}
-
-/// Whether any of them asks the authorizer.
-pub(super) fn any_asks<'e>(all: impl IntoIterator<Item = &'e Expression>) -> bool {
-    all.into_iter().any(Expression::uses_authorizer)
+    Ok(match errors.len() {
+        0 => Verdict::Matches,
+        1 => Verdict::Error(errors.swap_remove(0)),
+        _ => Verdict::Error(format!("[{}]", errors.join(", "))),
+    })
 }

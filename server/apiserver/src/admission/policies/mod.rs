@@ -19,7 +19,6 @@ mod validating;
 
 pub(super) use asked::Asked;
 pub(super) use mutating::MutatingAdmissionPolicy;
-pub(crate) use mutating::mutation;
 pub(super) use validating::ValidatingAdmissionPolicy;
 
 use super::{Denied, Request};

@@ -1,11 +1,8 @@
 //! The MutatingAdmissionPolicy plugin.
 
 use super::super::{Denied, Operation, Plugin, Request};
-use super::environment::{self, Has};
-use super::expression::{
-    Conditions, Expression, Halt, Inputs, OUT_OF_BUDGET, Returns, Scope, Variable, Verdict, any_asks,
-    variables,
-};
+use super::environment;
+use super::expression::{Halt, Inputs, OUT_OF_BUDGET, Scope, Verdict, verdict};
 use super::matching::Criteria;
 use super::params::{self, ParamKind};
 use super::store::{Binding, Store};
@@ -13,6 +10,8 @@ use super::{Asked, exempt, namespace, patch};
 use crate::authorization::Authorizer;
 use crate::reader::{Reader, items, text};
 use async_trait::async_trait;
+use kinds::expressions::environment::Has;
+use kinds::expressions::{Conditions, Expression, Variable, any_asks, mutation, variables};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -32,17 +31,6 @@ pub(super) struct Policy {
 struct Mutation {
     expression: Expression,
     json_patch: bool,
-}
-
-/// The expression of one of a policy's mutations.
-pub(crate) fn mutation(env: &cel::Env, mutation: &Value) -> (Expression, bool) {
-    let json_patch = text(mutation, "/patchType") == "JSONPatch";
-    let (at, returns) = if json_patch {
-        ("/jsonPatch/expression", Returns::Patches)
-    } else {
-        ("/applyConfiguration/expression", Returns::Object)
-    };
-    (Expression::compile(env, text(mutation, at), returns), json_patch)
 }
 
 fn compile(object: &Value) -> Policy {
@@ -204,7 +192,7 @@ impl MutatingAdmissionPolicy {
         };
         if !policy.conditions.is_empty() {
             let without = Inputs { namespace: &Value::Null, ..inputs };
-            match policy.conditions.verdict(&Scope::new(&without, &policy.variables))? {
+            match verdict(&policy.conditions, &Scope::new(&without, &policy.variables))? {
                 Verdict::Matches => {}
                 Verdict::No => return Ok(None),
                 Verdict::Error(why) => return Err(Failed::Because(why)),

@@ -1,12 +1,12 @@
 //! Type checking of a policy against the kinds it is for: warnings for its author, without effect on what it does.
 
-use super::environment::{Has, env, namespace_decl, request_decl, with_variables};
 use super::params::ParamKind;
 use crate::reader::{items, strings, text};
 use crate::resolve::Index;
 use crate::schemas;
 use cel::decl::{DYN, Decl, DeclKind, FieldDecl, ListKind};
 use cel::{Env, Type};
+use kinds::expressions::environment::{Has, env, namespace_decl, request_decl, with_variables};
 use machinery::schema::{self, Schema, Shape, TypeId};
 use serde_json::{Value, json};
 use std::sync::Arc;

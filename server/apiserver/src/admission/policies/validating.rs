@@ -1,11 +1,8 @@
 //! The ValidatingAdmissionPolicy plugin.
 
 use super::super::{Denied, Plugin, Request};
-use super::environment::{self, Has};
-use super::expression::{
-    Conditions, Expression, Halt, Inputs, OUT_OF_BUDGET, Returns, Scope, Variable, Verdict, any_asks,
-    variables,
-};
+use super::environment;
+use super::expression::{Halt, Inputs, OUT_OF_BUDGET, Scope, Verdict, verdict};
 use super::matching::Criteria;
 use super::params::{self, ParamKind};
 use super::store::{Binding, Store};
@@ -14,6 +11,8 @@ use crate::audit;
 use crate::authorization::Authorizer;
 use crate::reader::{Reader, items, text};
 use async_trait::async_trait;
+use kinds::expressions::environment::Has;
+use kinds::expressions::{self, Conditions, Expression, Returns, Variable, any_asks};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,9 +65,9 @@ fn compile(object: &Value) -> Policy {
     let spec = &object["spec"];
     let params = ParamKind::read(spec);
     let has = Has { params: params.is_some(), authorizer: true, patch_types: false };
-    let (variables, env) = variables(spec, has);
+    let (variables, env) = expressions::variables(spec, has);
     // Messages are made without the authorizer.
-    let (_, plain) = super::expression::variables(spec, Has { authorizer: false, ..has });
+    let (_, plain) = expressions::variables(spec, Has { authorizer: false, ..has });
     let validation = |v: &Value| {
         let message = text(v, "/messageExpression");
         Validation {
@@ -128,7 +127,7 @@ impl Policy {
         let mut out = Outcome::default();
         if !self.conditions.is_empty() {
             let without = Inputs { namespace: &Value::Null, ..*inputs };
-            match self.conditions.verdict(&Scope::new(&without, &self.variables))? {
+            match verdict(&self.conditions, &Scope::new(&without, &self.variables))? {
                 Verdict::Matches => {}
                 Verdict::No => return Ok(out),
                 Verdict::Error(why) => {

@@ -1,13 +1,13 @@
 //! Webhook configurations, read once for each revision of them.
 
-use super::super::policies::environment::{Has, env};
-use super::super::policies::expression::Conditions;
 use super::super::{Operation, Request};
 use super::transport::Endpoint;
 use crate::cache::Entry;
 use crate::reader::{Reader, items, parse, strings, text};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kinds::expressions::Conditions;
+use kinds::expressions::environment::{Has, env};
 use machinery::labels::Selector;
 use parking_lot::Mutex;
 use serde_json::Value;

@@ -157,7 +157,7 @@ impl Caller {
                     authorizer: asked.as_ref(),
                     about: r,
                 };
-                hook.conditions.verdict(&Scope::new(&inputs, &[]))
+                expression::verdict(&hook.conditions, &Scope::new(&inputs, &[]))
             };
             return match verdict {
                 Ok(expression::Verdict::Matches) => Ok(true),

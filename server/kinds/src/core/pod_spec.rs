@@ -1,14 +1,14 @@
 //! Upstream's `ValidatePodSpec` and `ValidatePodTemplateSpec`.
 
 use super::{affinity, containers, resources, security, volumes};
-use crate::kinds::support::{at, has, in_range, ip, items, label, one_of, subdomain, text, texts};
+use crate::support::{at, has, in_range, ip, items, label, one_of, subdomain, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::{Selector, validation};
 use machinery::{meta, names};
 use serde_json::Value;
 
 /// A pod spec, of a pod or of a template.
-pub(in crate::kinds) fn validate(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn validate(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let known = volumes::all(spec, path, errors);
     containers::all(spec, &known, path, errors);
     one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path, errors);
@@ -55,7 +55,7 @@ pub(in crate::kinds) fn validate(spec: &Value, path: &Path<'_>, errors: &mut Fie
     }
     if has(spec, "overhead") {
         let overhead = path.child("overhead");
-        for (name, value) in crate::kinds::support::members(spec, "overhead") {
+        for (name, value) in crate::support::members(spec, "overhead") {
             resources::amount(name, value, &overhead.key(name), errors);
         }
     }
@@ -64,13 +64,7 @@ pub(in crate::kinds) fn validate(spec: &Value, path: &Path<'_>, errors: &mut Fie
 }
 
 fn one_of_preemption(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    crate::kinds::support::one_of_if_set(
-        spec,
-        "preemptionPolicy",
-        &["Never", "PreemptLowerPriority"],
-        path,
-        errors,
-    );
+    crate::support::one_of_if_set(spec, "preemptionPolicy", &["Never", "PreemptLowerPriority"], path, errors);
 }
 
 fn operating_system(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -175,7 +169,7 @@ fn dns_config(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
 }
 
 /// A pod template: its metadata's maps and its spec; ephemeral containers have no place in it.
-pub(in crate::kinds) fn template(template: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn template(template: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let metadata = at(template, "metadata");
     validation::validate_labels(metadata.get("labels"), &path.child("labels"), errors);
     meta::validate_annotations(metadata.get("annotations"), &path.child("annotations"), errors);
@@ -190,12 +184,7 @@ pub(in crate::kinds) fn template(template: &Value, path: &Path<'_>, errors: &mut
 }
 
 /// The selector must take what the template makes.
-pub(in crate::kinds) fn selected(
-    selector: &Selector,
-    template: &Value,
-    path: &Path<'_>,
-    errors: &mut FieldErrors,
-) {
+pub(crate) fn selected(selector: &Selector, template: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     if selector.is_empty() || selector.matches_object(template) {
         return;
     }
@@ -204,12 +193,7 @@ pub(in crate::kinds) fn selected(
 }
 
 /// Controllers that keep pods running forever take no other restart policy and no deadline.
-pub(in crate::kinds) fn always_running(
-    template: &Value,
-    kind: &str,
-    path: &Path<'_>,
-    errors: &mut FieldErrors,
-) {
+pub(crate) fn always_running(template: &Value, kind: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     let spec = at(template, "spec");
     let policy = text(spec, "restartPolicy");
     if !policy.is_empty() && policy != "Always" {

@@ -1,12 +1,12 @@
 //! Defaults of pods and pod templates: upstream's `SetDefaults_Pod`, `_PodSpec`, `_Container`, `_Probe`, `_Volume`
 //! and their like.
 
-use crate::kinds::support::{at, flag, has, int, items_mut, map_mut, preset, preset_int, some_mut, text};
+use crate::support::{at, flag, has, int, items_mut, map_mut, preset, preset_int, some_mut, text};
 use machinery::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
 /// Defaults of a pod alone, not of templates.
-pub(in crate::kinds) fn pod(object: &mut Value) {
+pub(crate) fn pod(object: &mut Value) {
     let Some(spec) = some_mut(object, "spec") else { return };
     pod_spec(spec);
     preset(spec, "enableServiceLinks", true);
@@ -40,7 +40,7 @@ fn requests_from_limits(container: &mut Value) {
 }
 
 /// Defaults of `template` wherever one stands: `spec` is the pod spec.
-pub(in crate::kinds) fn template(owner_spec: &mut Value) {
+pub(crate) fn template(owner_spec: &mut Value) {
     let Some(template) = some_mut(owner_spec, "template") else { return };
     if map_mut(template, "spec").is_some()
         && let Some(spec) = template.get_mut("spec")
@@ -183,7 +183,7 @@ const SOURCES: &[&str] = &[
 ];
 
 /// The volume sources, by their field names.
-pub(in crate::kinds) fn volume_sources(volume: &Value) -> impl Iterator<Item = &'static str> {
+pub(crate) fn volume_sources(volume: &Value) -> impl Iterator<Item = &'static str> {
     SOURCES.iter().copied().filter(move |s| has(volume, s))
 }
 
@@ -227,7 +227,7 @@ fn projection(source: &mut Value) {
 }
 
 /// Defaults that volumes of pods and persistent volumes share.
-pub(in crate::kinds) fn volume_source(source: &mut Value) {
+pub(crate) fn volume_source(source: &mut Value) {
     let sets: &[(&str, &[(&str, &str)])] = &[
         ("iscsi", &[("iscsiInterface", "default")]),
         ("rbd", &[("pool", "rbd"), ("user", "admin"), ("keyring", "/etc/ceph/keyring")]),
@@ -255,7 +255,7 @@ fn round(resources: &mut Value) {
 }
 
 /// Amounts finer than a thousandth are rounded up.
-pub(in crate::kinds) fn round_list(list: &mut Value) {
+pub(crate) fn round_list(list: &mut Value) {
     for (_, amount) in list.as_object_mut().into_iter().flatten() {
         if let Some(mut quantity) = amount.as_str().and_then(|s| Quantity::parse(s).ok())
             && !quantity.is_milli_precise()

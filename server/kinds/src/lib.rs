@@ -1,11 +1,15 @@
 //! What a kind adds to the generic registry: defaults, strategy, validation. One small module per API group,
 //! registered in [`strategy`]; never a handler of its own.
 //!
-//! A kind is a row ([`kind::Kind`]): who it is, how it is named, and a handful of functions. Rows validate the
-//! whole object, metadata included.
+//! A kind is a row ([`Kind`]): who it is, how it is named, and a handful of functions. Rows validate the
+//! whole object, metadata included. [`rules`] and [`expressions`] are the CEL that objects carry: what they must
+//! satisfy to be stored, and the compiled form that the server evaluates.
+//!
+//! Pure functions over `serde_json::Value`: nothing here knows a request, a store or a cache.
 
 mod admissionregistration;
 mod apiextensions;
+pub mod approval;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -14,20 +18,23 @@ mod coordination;
 mod core;
 mod definitions;
 mod discovery;
+pub mod expressions;
 mod flowcontrol;
 mod kind;
 mod networking;
 mod policy;
 mod rbac;
 mod resource;
+pub mod rules;
 mod runtimeclass;
 mod scheduling;
 mod storage;
 mod support;
+pub mod user;
 
 pub use kind::Kind;
 
-use crate::authentication::UserInfo;
+use crate::user::UserInfo;
 use machinery::field::FieldErrors;
 use serde_json::Value;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use super::kind::Kind;
 use super::support::{
     at, flag, has, immutable, items, map_mut, one_of, preset, required, some_mut, text, texts, with_spec,
 };
-use crate::crd::approval;
+use crate::approval;
 use machinery::field::{FieldErrors, Path};
 use machinery::schema::structural::check;
 use machinery::{meta, names};
@@ -198,7 +198,7 @@ fn schema(schema: &Value, status: bool, path: &Path<'_>, errors: &mut FieldError
     errors.extend(found);
     // Rules are only read where the structure they speak of is sound.
     if structural {
-        errors.extend(crate::crd::rules::admit::check(schema, path));
+        errors.extend(crate::rules::admit::check(schema, path));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::kind::{Kind, carry};
 use super::support::{at, int, items, same, text, texts};
-use crate::authentication::UserInfo;
+use crate::user::UserInfo;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{SecondsFormat, Utc};

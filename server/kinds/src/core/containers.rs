@@ -1,7 +1,7 @@
 //! Containers of all three sorts: names, images, ports, environment, mounts, probes, resources, security.
 
 use super::{resources, security};
-use crate::kinds::support::{
+use crate::support::{
     at, flag, has, int, items, label, nonnegative, one_of, one_of_if_set, port_number, port_or_name,
     required, text,
 };

@@ -2,7 +2,7 @@
 
 use super::Strategy;
 use super::support::{is_set, same};
-use crate::authentication::UserInfo;
+use crate::user::UserInfo;
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
 use machinery::names::{self, NameCheck};

@@ -1,8 +1,8 @@
 //! Nodes. A node is created with its status, by the kubelet.
 
 use super::pod_defaults::round_list;
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{at, cidr, flag, has, items, one_of, same, some_mut, text, texts};
+use crate::kind::Kind;
+use crate::support::{at, cidr, flag, has, items, one_of, same, some_mut, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
@@ -82,7 +82,7 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static NODE: Kind = KIND;

@@ -1,6 +1,6 @@
 //! A pod's class of service, from its requests and limits.
 
-use crate::kinds::support::{at, has, items, members};
+use crate::support::{at, has, items, members};
 use machinery::quantity::Quantity;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ fn amounts(resources: &Value, list: &str) -> BTreeMap<String, Quantity> {
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`, of a pod spec.
-pub(in crate::kinds) fn class(spec: &Value) -> &'static str {
+pub(crate) fn class(spec: &Value) -> &'static str {
     let mut requests: BTreeMap<String, Quantity> = BTreeMap::new();
     let mut limits: BTreeMap<String, Quantity> = BTreeMap::new();
     let mut guaranteed = true;

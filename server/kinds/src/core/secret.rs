@@ -1,8 +1,8 @@
 //! Secrets.
 
 use super::config::{MAX_SIZE, decoded_len, frozen};
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{at, immutable, map_mut, members, preset, text};
+use crate::kind::Kind;
+use crate::support::{at, immutable, map_mut, members, preset, text};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use machinery::field::{FieldError, FieldErrors, Path};
@@ -86,7 +86,7 @@ fn validate_update(new: &Value, old: &Value, _subresource: &str, errors: &mut Fi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static SECRET: Kind = KIND;

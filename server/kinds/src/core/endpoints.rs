@@ -1,8 +1,8 @@
 //! Endpoints, the older form of endpoint slices.
 
 use super::service::not_special;
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{at, has, int, ip, items, items_mut, label, one_of, port_number, preset, text};
+use crate::kind::Kind;
+use crate::support::{at, has, int, ip, items, items_mut, label, one_of, port_number, preset, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
@@ -18,12 +18,12 @@ fn default(object: &mut Value) {
 }
 
 /// The API server's own endpoints: on a machine without any network it can only name loopback.
-pub(in crate::kinds) fn is_own(object: &Value) -> bool {
+pub(crate) fn is_own(object: &Value) -> bool {
     machinery::meta::name(object) == "kubernetes" && machinery::meta::namespace(object) == "default"
 }
 
 /// An address that traffic can be sent to.
-pub(in crate::kinds) fn endpoint_ip(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn endpoint_ip(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     ip(address, path, errors);
     not_special(address, path, errors);
 }
@@ -76,7 +76,7 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static ENDPOINTS: Kind = KIND;

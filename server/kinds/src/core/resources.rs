@@ -1,6 +1,6 @@
 //! Resource names and amounts, wherever a list of them stands.
 
-use crate::kinds::support::{at, members, text};
+use crate::support::{at, members, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use machinery::quantity::Quantity;
@@ -111,7 +111,7 @@ pub(super) fn amount(
 }
 
 /// Upstream's `ValidateResourceRequirements`.
-pub(in crate::kinds) fn requirements(resources: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn requirements(resources: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let (limit_path, request_path) = (path.child("limits"), path.child("requests"));
     for (name, value) in members(resources, "limits") {
         container_name(name, &limit_path.key(name), errors);
@@ -147,7 +147,7 @@ pub(in crate::kinds) fn requirements(resources: &Value, path: &Path<'_>, errors:
     }
     let claims = path.child("claims");
     let mut seen: Vec<(&str, &str)> = Vec::new();
-    for (i, claim) in crate::kinds::support::items(resources, "claims").iter().enumerate() {
+    for (i, claim) in crate::support::items(resources, "claims").iter().enumerate() {
         let key = (text(claim, "name"), text(claim, "request"));
         if key.0.is_empty() {
             errors.required(&claims.index(i), "");

@@ -1,8 +1,8 @@
 //! Persistent volume claims.
 
 use super::pod_defaults::round_list;
-use crate::kinds::kind::{Kind, carry};
-use crate::kinds::support::{
+use crate::kind::{Kind, carry};
+use crate::support::{
     at, has, map_mut, one_of_if_set, preset, required, same, some_mut, subdomain, text, texts, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
@@ -70,7 +70,7 @@ pub(super) fn access_modes(spec: &Value, missing: &str, path: &Path<'_>, errors:
 }
 
 /// Upstream's `ValidatePersistentVolumeClaimSpec`.
-pub(in crate::kinds) fn claim_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn claim_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     access_modes(spec, "at least 1 access mode is required", path, errors);
     validate_label_selector(spec.get("selector"), &path.child("selector"), errors);
     let resources = path.child("resources");
@@ -154,7 +154,7 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
 
     static CLAIM: Kind = KIND;
 

@@ -1,7 +1,7 @@
 //! Services. Cluster addresses and node ports are allocated elsewhere; here is what the object says of them.
 
-use crate::kinds::kind::{Kind, carry};
-use crate::kinds::support::{
+use crate::kind::{Kind, carry};
+use crate::support::{
     at, cidr, has, int, ip, items, items_mut, label, one_of, one_of_if_set, port_number, port_or_name,
     preset, same, some_mut, text, texts, with_spec,
 };
@@ -354,7 +354,7 @@ fn addresses(spec: &Value, errors: &mut FieldErrors) {
 }
 
 /// Addresses that can only mean this very machine or link.
-pub(in crate::kinds) fn not_special(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn not_special(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     let Ok(parsed) = address.parse::<IpAddr>() else { return };
     if parsed.is_unspecified() {
         errors.invalid(path, address, format!("may not be unspecified ({address})"));
@@ -444,7 +444,7 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
             let host = text(ingress, "hostname");
             if !host.is_empty() {
                 errors.invalid_each(&at_i.child("hostname"), host, names::dns1123_subdomain(host));
-                if crate::kinds::support::is_ip(host) {
+                if crate::support::is_ip(host) {
                     errors.invalid(&at_i.child("hostname"), host, "must be a DNS name, not an IP address");
                 }
             }
@@ -484,7 +484,7 @@ fn select(object: &Value) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
 
     static SERVICE: Kind = KIND;
 

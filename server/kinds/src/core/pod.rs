@@ -1,8 +1,8 @@
 //! Pods.
 
 use super::{pod_defaults, pod_spec, qos};
-use crate::kinds::kind::{Kind, carry};
-use crate::kinds::support::{at, flag, has, int, items, same, text};
+use crate::kind::{Kind, carry};
+use crate::support::{at, flag, has, int, items, same, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
 use machinery::names;
@@ -209,7 +209,7 @@ fn gated(munged: &mut Value, before: &Value, errors: &mut FieldErrors) {
         }
     }
     carry(munged, before, "schedulingGates");
-    let kept = crate::kinds::support::members(before, "nodeSelector")
+    let kept = crate::support::members(before, "nodeSelector")
         .all(|(k, v)| at(munged, "nodeSelector").get(k) == Some(v));
     if !kept {
         errors.invalid(
@@ -359,7 +359,7 @@ fn grace(object: &Value, requested: Option<i64>) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static POD: Kind = KIND;

@@ -1,7 +1,7 @@
 //! Namespaces.
 
-use crate::kinds::kind::{Kind, carry};
-use crate::kinds::support::{at, has, text, texts};
+use crate::kind::{Kind, carry};
+use crate::support::{at, has, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::{meta, names};
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ fn validate_update(new: &Value, _old: &Value, subresource: &str, errors: &mut Fi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
 
     static NAMESPACE: Kind = KIND;
 

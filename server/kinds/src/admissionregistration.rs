@@ -2,9 +2,8 @@
 
 use super::kind::Kind;
 use super::support::{at, has, items, items_mut, map_mut, one_of, preset, some_mut, text, texts, with_spec};
-use crate::admission::policies;
-use crate::admission::policies::environment::{self, Has};
-use crate::admission::policies::expression::{Expression, Returns};
+use crate::expressions::environment::{self, Has};
+use crate::expressions::{self, Expression, Returns};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
 use machinery::names;
@@ -42,7 +41,7 @@ pub(super) static KINDS: &[Kind] = &[
                 let message = text(v, "messageExpression");
                 if !message.is_empty() {
                     let has_params = Has { params: has(spec, "paramKind"), ..Has::default() };
-                    let (_, plain) = policies::expression::variables(spec, has_params);
+                    let (_, plain) = expressions::variables(spec, has_params);
                     let found = Expression::compile(&plain, message, Returns::Text);
                     expression(&found, &at_i.child("messageExpression"), errors);
                 }
@@ -91,7 +90,7 @@ pub(super) static KINDS: &[Kind] = &[
             } else if text(patch, "expression").trim().is_empty() {
                 errors.required(&at_patch.child("expression"), "expression is not specified");
             } else {
-                let (found, _) = policies::mutation(&env, mutation);
+                let (found, _) = expressions::mutation(&env, mutation);
                 expression(&found, &at_patch.child("expression"), errors);
             }
         }
@@ -387,7 +386,7 @@ fn policy(object: &Value, patch_types: bool, errors: &mut FieldErrors) -> cel::E
     }
     let kind = at(spec, "paramKind");
     let has_params = Has { params: !kind.is_null(), authorizer: true, patch_types };
-    let (variables, env) = policies::expression::variables(spec, has_params);
+    let (variables, env) = expressions::variables(spec, has_params);
     conditions(spec, &env, &SPEC, errors);
     let list = SPEC.child("variables");
     for (i, variable) in items(spec, "variables").iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Security contexts of pods and containers.
 
-use crate::kinds::support::{at, flag, has, in_range, items, one_of, text, texts};
+use crate::support::{at, flag, has, in_range, items, one_of, text, texts};
 use machinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ pub(super) fn pod(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         ("fsGroupChangePolicy", &["Always", "OnRootMismatch"]),
         ("supplementalGroupsPolicy", &["Merge", "Strict"]),
     ] {
-        crate::kinds::support::one_of_if_set(context, name, allowed, &at_context, errors);
+        crate::support::one_of_if_set(context, name, allowed, &at_context, errors);
     }
     profiles(context, &at_context, errors);
 }

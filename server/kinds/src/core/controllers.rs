@@ -1,8 +1,8 @@
 //! Replication controllers and pod templates.
 
 use super::{pod_defaults, pod_spec};
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{at, has, members, nonnegative, preset, with_spec};
+use crate::kind::Kind;
+use crate::support::{at, has, members, nonnegative, preset, with_spec};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::Selector;
 use machinery::meta;
@@ -15,7 +15,7 @@ pub(super) const REPLICATION_CONTROLLER: Kind = Kind::namespaced("", "Replicatio
     .validate(validate)
     .validate_update(|new, _, subresource, errors| {
         if subresource == "status" {
-            crate::kinds::apps::replica_status(at(new, "status"), &Path::new("status"), errors);
+            crate::apps::replica_status(at(new, "status"), &Path::new("status"), errors);
         }
     })
     .select(|o| vec![("status.replicas", at(at(o, "status"), "replicas").as_i64().unwrap_or(0).to_string())]);
@@ -68,7 +68,7 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static CONTROLLER: Kind = REPLICATION_CONTROLLER;

@@ -1,6 +1,6 @@
 //! What upstream warns of in pods and pod templates: legal, and almost surely not meant.
 
-use crate::kinds::support::{at, has, int, items, members, same, text};
+use crate::support::{at, has, int, items, members, same, text};
 use machinery::quantity::Quantity;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ const OLD_LABELS: &[(&str, &str, &str)] = &[
 ];
 
 /// Warnings of `spec.template` of a controller.
-pub(in crate::kinds) fn template(object: &Value, old: Option<&Value>) -> Vec<String> {
+pub(crate) fn template(object: &Value, old: Option<&Value>) -> Vec<String> {
     let spec = |o: &Value| at(at(at(o, "spec"), "template"), "spec").clone();
     let before = old.map(spec);
     pod(&spec(object), before.as_ref(), "spec.template.spec")

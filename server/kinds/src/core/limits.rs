@@ -1,8 +1,8 @@
 //! Limit ranges and resource quotas.
 
 use super::resources;
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{at, immutable, items, items_mut, map_mut, members, some_mut, text, texts};
+use crate::kind::Kind;
+use crate::support::{at, immutable, items, items_mut, map_mut, members, some_mut, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use machinery::quantity::Quantity;
@@ -172,7 +172,7 @@ fn validate_quota(object: &Value, errors: &mut FieldErrors) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static RANGE: Kind = LIMIT_RANGE;

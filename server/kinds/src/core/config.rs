@@ -1,7 +1,7 @@
 //! Config maps.
 
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{at, members, same};
+use crate::kind::Kind;
+use crate::support::{at, members, same};
 use machinery::field::{FieldError, FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
@@ -59,7 +59,7 @@ fn validate_update(new: &Value, old: &Value, _subresource: &str, errors: &mut Fi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static CONFIG: Kind = KIND;

@@ -1,7 +1,7 @@
 //! Events, stored in their core form for both groups.
 
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{at, text};
+use crate::kind::Kind;
+use crate::support::{at, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::{meta, names};
 use serde_json::Value;
@@ -84,7 +84,7 @@ fn select(object: &Value) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
     use serde_json::json;
 
     static EVENT: Kind = KIND;

@@ -2,8 +2,8 @@
 
 use super::pod_defaults::{volume_source, volume_sources};
 use super::{affinity, claims, resources, volumes};
-use crate::kinds::kind::Kind;
-use crate::kinds::support::{
+use crate::kind::Kind;
+use crate::support::{
     at, has, immutable, map_mut, members, one_of_if_set, preset, same, subdomain, text, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
@@ -118,7 +118,7 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Strategy;
+    use crate::Strategy;
 
     static VOLUME: Kind = KIND;
 

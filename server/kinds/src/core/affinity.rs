@@ -1,6 +1,6 @@
 //! Where a pod may run: selectors, affinity, tolerations, spreading.
 
-use crate::kinds::support::{at, has, int, items, one_of_if_set, text};
+use crate::support::{at, has, int, items, one_of_if_set, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
 use machinery::names;

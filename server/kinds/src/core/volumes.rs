@@ -2,7 +2,7 @@
 
 use super::containers::{descending, no_backsteps, object_field, resource_field};
 use super::pod_defaults::volume_sources;
-use crate::kinds::support::{at, has, in_range, int, items, label, one_of_if_set, required, text};
+use crate::support::{at, has, in_range, int, items, label, one_of_if_set, required, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use machinery::quantity::Quantity;
@@ -51,7 +51,7 @@ fn mode(value: &Value, name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
 }
 
 /// One volume source, of a pod or (where it exists there) a persistent volume.
-pub(in crate::kinds) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     match name {
         "emptyDir" => {
             let limit = text(value, "sizeLimit");
