@@ -30,8 +30,9 @@ CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value INTEGER NOT NULL) W
 INSERT OR IGNORE INTO meta VALUES('compacted', 0), ('swept', 0);
 ";
 
-const CURRENT: &str = "SELECT l.revision, l.created, l.expires, l.value FROM current c
-    JOIN log l ON l.revision = c.revision WHERE c.key = ?1";
+// Two steps and no join: SQLite plans a join on a bound key anew each time it runs.
+const POINTER: &str = "SELECT revision FROM current WHERE key = ?1";
+const ROW: &str = "SELECT created, expires, value FROM log WHERE revision = ?1";
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -226,17 +227,20 @@ impl Db {
     }
 
     fn live(connection: &Connection, key: &Bytes) -> rusqlite::Result<Option<Live>> {
-        let mut current = connection.prepare_cached(CURRENT)?;
-        let live = current.query_row([&key[..]], |row| {
+        let mut pointer = connection.prepare_cached(POINTER)?;
+        let Some(revision) = pointer.query_row([&key[..]], |row| uint(row, 0)).optional()? else {
+            return Ok(None);
+        };
+        let live = connection.prepare_cached(ROW)?.query_row([int(revision)], |row| {
             let kv = KeyValue {
                 key: key.clone(),
-                mod_revision: uint(row, 0)?,
-                create_revision: uint(row, 1)?,
-                value: bytes(row, 3)?,
+                mod_revision: revision,
+                create_revision: uint(row, 0)?,
+                value: bytes(row, 2)?,
             };
-            Ok(Live { kv, expires: uint(row, 2)? })
-        });
-        live.optional()
+            Ok(Live { kv, expires: uint(row, 1)? })
+        })?;
+        Ok(Some(live))
     }
 
     /// Tells whether the expiry index changed.
