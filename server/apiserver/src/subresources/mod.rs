@@ -3,6 +3,7 @@
 //! attach, portforward, proxy).
 
 pub(crate) mod binding;
+mod connect;
 mod eviction;
 pub(crate) mod proxy;
 mod scale;

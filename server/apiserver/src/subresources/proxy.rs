@@ -260,6 +260,7 @@ pub(super) async fn handle(
         return Ok(response);
     }
     let query = call.parts.uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    super::connect::admit(server, call, resource, namespace, name, rest).await?;
     let path = format!("{}{query}", if rest.is_empty() { "/" } else { rest });
     server.storage.cache().fresh(crate::storage::PATIENCE).await?;
     let upstream = match resource.plural.as_str() {

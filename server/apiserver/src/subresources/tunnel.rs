@@ -1,16 +1,16 @@
 //! `pods/log`, `exec`, `attach`, `portforward`: streams from the kubelet of the pod's node. Upgraded connections
 //! (WebSocket, SPDY) are passed through byte for byte.
 
+use super::connect;
 use super::proxy::{self, Upstream};
 use crate::ApiServer;
-use crate::admission::{Operation, Request};
 use crate::chain::{Call, attributes, decide};
 use crate::http::{Body, respond};
 use crate::registry::meta;
 use crate::resolve::Resource;
 use crate::status::ApiError;
 use http::{Method, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -28,28 +28,14 @@ pub(super) async fn handle(
         asked.verb = "create".into();
         decide(server, &asked).await?;
     }
+    // Upstream's order: what is asked for is admitted before the pod is looked at.
+    let options = match subresource {
+        "log" => Value::Null,
+        _ => connect::admit(server, call, resource, namespace, name, "").await?,
+    };
     let entry = server.storage.get(resource, namespace, name).await?;
     let entry = entry.ok_or_else(|| ApiError::not_found("", "pods", name))?;
     let pod = entry.object().map_err(ApiError::internal)?;
-    if subresource != "log" {
-        let options = json!({"kind": "PodOptions", "apiVersion": "v1"});
-        let request = Request {
-            operation: Operation::Connect,
-            group: "",
-            version: "v1",
-            kind: "Pod",
-            resource: "pods",
-            subresource,
-            namespace,
-            name,
-            old: None,
-            options: &options,
-            user: &call.user,
-            dry_run: false,
-            notes: Default::default(),
-        };
-        server.admit_validating(&request, Some(&pod)).await?;
-    }
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         if subresource == "log" {
@@ -60,11 +46,11 @@ pub(super) async fn handle(
     let path = match subresource {
         "log" => log_path(call, &pod, namespace, name)?,
         "portforward" => {
-            let ports: Vec<&str> = call.query.all("ports").flat_map(|p| p.split(',')).collect();
-            let query: Vec<String> = ports.iter().map(|p| format!("port={}", escape(p))).collect();
+            let ports = options["ports"].as_array().into_iter().flatten();
+            let query: Vec<String> = ports.map(|p| format!("port={p}")).collect();
             format!("/portForward/{namespace}/{name}?{}", query.join("&"))
         }
-        other => stream_path(call, &pod, namespace, name, other)?,
+        other => stream_path(&options, &pod, namespace, name, other)?,
     };
     let upstream = proxy::kubelet(server, node, &path).await?;
     let method = if subresource == "log" { Method::GET } else { call.parts.method.clone() };
@@ -85,7 +71,7 @@ async fn forward(call: &mut Call, upstream: Upstream, method: Method) -> Result<
 }
 
 /// The container meant: the one named, or the only one.
-fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
+fn container(asked: Option<&str>, pod: &Value) -> Result<String, ApiError> {
     let name = meta::name(pod);
     let names = |list: &str| -> Vec<String> {
         let all = pod["spec"][list].as_array().into_iter().flatten();
@@ -93,7 +79,7 @@ fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
     };
     let (main, init) = (names("containers"), names("initContainers"));
     let ephemeral = names("ephemeralContainers");
-    if let Some(asked) = call.query.text("container") {
+    if let Some(asked) = asked {
         let known = main.iter().chain(&init).chain(&ephemeral).any(|c| c == asked);
         if !known {
             return Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")));
@@ -126,7 +112,7 @@ fn container(call: &Call, pod: &Value) -> Result<String, ApiError> {
 }
 
 fn log_path(call: &Call, pod: &Value, namespace: &str, name: &str) -> Result<String, ApiError> {
-    let container = container(call, pod)?;
+    let container = container(call.query.text("container"), pod)?;
     let refuse = |text: &str| ApiError::invalid_options("PodLogOptions", text);
     for (field, least) in [("tailLines", 0), ("limitBytes", 1), ("sinceSeconds", 1)] {
         if call.query.integer(field)?.is_some_and(|n| n < least) {
@@ -154,7 +140,7 @@ fn log_path(call: &Call, pod: &Value, namespace: &str, name: &str) -> Result<Str
 }
 
 fn stream_path(
-    call: &Call,
+    options: &Value,
     pod: &Value,
     namespace: &str,
     name: &str,
@@ -166,16 +152,16 @@ fn stream_path(
             "cannot exec into a container in a completed pod; current phase is {phase}"
         )));
     }
-    let container = container(call, pod)?;
+    let container = container(options["container"].as_str(), pod)?;
     let mut query = Vec::new();
     for (option, kubelet) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
-        if call.query.flag(option) {
+        if options[option] == true {
             query.push(format!("{kubelet}=1"));
         }
     }
     if subresource == "exec" {
-        let commands: Vec<String> =
-            call.query.all("command").map(|c| format!("command={}", escape(c))).collect();
+        let commands = options["command"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let commands: Vec<String> = commands.map(|c| format!("command={}", escape(c))).collect();
         if commands.is_empty() {
             return Err(ApiError::bad_request("you must specify at least 1 container command"));
         }
