@@ -187,16 +187,22 @@ pub fn decode_any(
     decoded.map_err(|e| ApiError::bad_request(format!("couldn't decode the body: {e}")))
 }
 
-/// Checks a value that was computed (a patch's result) as [`decode`] checks a body.
+/// Checks a value that was computed (a patch's result) as [`decode`] checks a body. `old`: what it was computed from,
+/// where that is known to be as decoding leaves it.
 pub fn check(
     expected: &Expected<'_>,
     value: Value,
+    old: Option<&Value>,
     validation: FieldValidation,
     warnings: &mut Vec<String>,
 ) -> Result<Value, ApiError> {
     let Some((schema, root)) = expected.shape else { return check_kind(expected, value) };
-    let decoded = codec::decode_value(value, schema, root, strictness(validation))
-        .map_err(|e| expected.refuse("", "", &e.to_string()).with_code(422, "Invalid"))?;
+    let mode = strictness(validation);
+    let decoded = match old {
+        Some(old) => codec::decode_changed(value, old, schema, root, mode),
+        None => codec::decode_value(value, schema, root, mode),
+    };
+    let decoded = decoded.map_err(|e| expected.refuse("", "", &e.to_string()).with_code(422, "Invalid"))?;
     let value = check_kind(expected, decoded.value)?;
     complain(expected, decoded.strict_errors, validation, warnings)?;
     Ok(value)

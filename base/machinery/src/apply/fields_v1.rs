@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 /// Encodes one path element.
 pub fn element_key(element: &PathElement) -> String {
     match element {
-        PathElement::Field(name) => format!("f:{name}"),
+        PathElement::Field(name) => ["f:", name].concat(),
         PathElement::Key(keys) => {
             let map: Map<String, Value> = keys.iter().cloned().collect();
             format!("k:{}", Value::Object(map))
@@ -56,10 +56,15 @@ fn encode_map(set: &Set, own: bool) -> Map<String, Value> {
 
 pub fn decode(fields: &Value) -> Result<Set, String> {
     match fields {
-        Value::Object(map) => decode_map(map).map(|node| node.children),
+        Value::Object(map) => decode_members(map),
         Value::Null => Ok(Set::default()),
         other => Err(format!("expected map, got {other}")),
     }
+}
+
+/// [`decode`] of what a `FieldsV1` holds.
+pub(super) fn decode_members(map: &Map<String, Value>) -> Result<Set, String> {
+    decode_map(map).map(|node| node.children)
 }
 
 fn decode_map(map: &Map<String, Value>) -> Result<Node, String> {
@@ -109,6 +114,10 @@ pub(super) fn subtract(fields: &mut Map<String, Value>, set: &Set) -> bool {
 
 /// Adds the members of `set` to an encoded set.
 pub(super) fn add(fields: &mut Map<String, Value>, set: &Set) {
+    if fields.is_empty() {
+        *fields = encode_map(set, false);
+        return;
+    }
     for (element, node) in &set.0 {
         let entry = fields.entry(element_key(element)).or_insert(Value::Null);
         let (mut below, was_member) = match std::mem::take(entry) {

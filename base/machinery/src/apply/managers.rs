@@ -36,8 +36,7 @@ impl Entry {
     }
 
     pub fn set(&self) -> Result<Set, String> {
-        let node = Value::Object(self.fields.clone());
-        fields_v1::decode(&node)
+        fields_v1::decode_members(&self.fields)
     }
 
     /// As messages name it: `"kubectl" with subresource "status" using apps/v1 at 2020-...`.
@@ -70,8 +69,14 @@ impl Entry {
     }
 }
 
-fn decode_entry(index: usize, entry: &Value) -> Result<Entry, String> {
-    let text = |n: &str| entry.get(n).and_then(Value::as_str).unwrap_or("").to_string();
+fn decode_entry(index: usize, entry: Value) -> Result<Entry, String> {
+    let Value::Object(mut entry) = entry else {
+        return Err("operation must be `Apply` or `Update`".into());
+    };
+    let mut text = |n: &str| match entry.get_mut(n) {
+        Some(Value::String(text)) => std::mem::take(text),
+        _ => String::new(),
+    };
     let operation = match text("operation").as_str() {
         "Apply" => Operation::Apply,
         "Update" => Operation::Update,
@@ -91,26 +96,20 @@ fn decode_entry(index: usize, entry: &Value) -> Result<Entry, String> {
             ));
         }
     }
-    let fields = match entry.get("fieldsV1") {
+    let (manager, subresource, time) = (text("manager"), text("subresource"), text("time"));
+    let fields = match entry.get_mut("fieldsV1").map(Value::take) {
         None | Some(Value::Null) => Map::new(),
-        Some(Value::Object(fields)) => fields.clone(),
+        Some(Value::Object(fields)) => fields,
         Some(_) => return Err("error decoding set: expected map".into()),
     };
-    let time = entry.get("time").and_then(Value::as_str).map(String::from);
-    Ok(Entry {
-        manager: text("manager"),
-        operation,
-        api_version,
-        subresource: text("subresource"),
-        time,
-        fields,
-    })
+    let time = (!time.is_empty()).then_some(time);
+    Ok(Entry { manager, operation, api_version, subresource, time, fields })
 }
 
 /// Reads the entries; the whole list is bad when one is.
-pub(super) fn decode(entries: &[Value]) -> Result<Vec<Entry>, String> {
+pub(super) fn decode(entries: Vec<Value>) -> Result<Vec<Entry>, String> {
     let mut out: Vec<Entry> = Vec::with_capacity(entries.len());
-    for (i, entry) in entries.iter().enumerate() {
+    for (i, entry) in entries.into_iter().enumerate() {
         let entry = decode_entry(i, entry)?;
         out.retain(|e| !e.is(entry.operation, &entry.manager, &entry.api_version, &entry.subresource));
         out.push(entry);

@@ -124,24 +124,15 @@ impl<'a> Context<'a> {
         if self.manager.is_empty() { "unknown" } else { self.manager }
     }
 
-    fn reset_set(&self) -> Set {
-        let mut set = Set::default();
-        for path in self.reset {
-            let path: Vec<PathElement> = path.iter().map(|p| PathElement::Field((*p).to_string())).collect();
-            set.insert(&path);
-        }
-        set
+    /// Leaves out what this (sub)resource resets and therefore never owns.
+    fn without_reset(&self, set: &mut Set) {
+        self.reset.iter().for_each(|path| set.forget(path, true));
     }
 }
 
-/// What no manager is ever recorded for.
-fn strip_set() -> Set {
-    let field = |n: &str| PathElement::Field(n.to_string());
-    let mut set = Set::default();
-    for name in ["apiVersion", "kind", "metadata"] {
-        set.insert(&[field(name)]);
-    }
-    for name in [
+/// Takes out what no manager is ever recorded for.
+fn strip_unowned(set: &mut Set) {
+    const METADATA: [&str; 9] = [
         "name",
         "namespace",
         "creationTimestamp",
@@ -151,10 +142,13 @@ fn strip_set() -> Set {
         "generation",
         "managedFields",
         "resourceVersion",
-    ] {
-        set.insert(&[field("metadata"), field(name)]);
+    ];
+    for field in METADATA {
+        set.forget(&["metadata", field], false);
     }
-    set
+    for field in ["apiVersion", "kind", "metadata"] {
+        set.forget(&[field], false);
+    }
 }
 
 /// Removes `metadata.managedFields` and returns it.
@@ -165,18 +159,20 @@ pub fn strip(object: &mut Value) -> Option<Value> {
 /// Records in `new` what this write changed against `old` (`None`: it is created). The entries `new` came with
 /// win over `old`'s on the main resource, as upstream lets clients edit them; an empty list resets all.
 pub fn update(old: Option<&Value>, new: &mut Value, ctx: &Context<'_>) {
-    let sent = strip(new);
-    let sent = sent.as_ref().and_then(Value::as_array);
+    let mut sent = match strip(new) {
+        Some(Value::Array(sent)) => Some(sent),
+        _ => None,
+    };
     let live = old.map_or(&[] as &[Value], meta::managed_fields);
     let mut entries = None;
     let mut reset = false;
     if ctx.subresource.is_empty()
-        && let Some(sent) = sent
+        && let Some(sent) = &mut sent
     {
         if managers::is_reset(sent) {
             reset = true;
         } else if sent.as_slice() != live {
-            entries = managers::decode(sent).ok();
+            entries = managers::decode(std::mem::take(sent)).ok();
         }
     }
     if reset {
@@ -191,23 +187,24 @@ pub fn update(old: Option<&Value>, new: &mut Value, ctx: &Context<'_>) {
     let before = match old {
         Some(old) => old,
         None => {
-            empty = if ctx.builtin { skeleton::skeleton(ctx.schema, ctx.root) } else { json!({}) };
+            empty = blank(ctx);
             &empty
         }
     };
     let mut diff = diff_without_owners(before, new, ctx);
-    let reset = ctx.reset_set();
-    diff.changed = std::mem::take(&mut diff.changed).recursive_difference(&reset);
-    diff.removed = std::mem::take(&mut diff.removed).recursive_difference(&reset);
+    ctx.without_reset(&mut diff.changed);
+    ctx.without_reset(&mut diff.removed);
+    // Mostly the client sent what there is: then its copy is ours to use.
+    let known = || sent.filter(|sent| sent.as_slice() == live).unwrap_or_else(|| live.to_vec());
     if diff.is_empty() && !edited {
         if !live.is_empty() {
-            meta::set(new, "managedFields", Value::Array(live.to_vec()));
+            meta::set(new, "managedFields", Value::Array(known()));
         }
         return;
     }
     let mut entries = match entries {
         Some(entries) => entries,
-        None => managers::decode(live).unwrap_or_default(),
+        None => managers::decode(known()).unwrap_or_default(),
     };
     record(&mut entries, diff, ctx);
     managers::cap(&mut entries);
@@ -216,12 +213,13 @@ pub fn update(old: Option<&Value>, new: &mut Value, ctx: &Context<'_>) {
 
 /// Books a difference: others lose what changed, the writer gains it.
 fn record(entries: &mut Vec<Entry>, diff: compare::Diff, ctx: &Context<'_>) {
-    let gained = diff.changed.clone().difference(&strip_set());
     for entry in entries.iter_mut() {
         fields_v1::subtract(&mut entry.fields, &diff.changed);
         fields_v1::subtract(&mut entry.fields, &diff.removed);
     }
     entries.retain(|e| !e.fields.is_empty());
+    let mut gained = diff.changed;
+    strip_unowned(&mut gained);
     if gained.is_empty() {
         return;
     }
@@ -248,13 +246,15 @@ fn record(entries: &mut Vec<Entry>, diff: compare::Diff, ctx: &Context<'_>) {
 /// The difference of two objects, their `managedFields` aside.
 fn diff_without_owners(old: &Value, new: &Value, ctx: &Context<'_>) -> compare::Diff {
     let mut diff = compare::diff(ctx.schema, ctx.root_kind(), old, new);
-    let field = |n: &str| PathElement::Field(n.to_string());
     // `managedFields` is an atomic list; drop whatever the walk said of it.
-    let mut owners = Set::default();
-    owners.insert(&[field("metadata"), field("managedFields")]);
-    diff.changed = diff.changed.recursive_difference(&owners);
-    diff.removed = diff.removed.recursive_difference(&owners);
+    diff.changed.forget(&["metadata", "managedFields"], true);
+    diff.removed.forget(&["metadata", "managedFields"], true);
     diff
+}
+
+/// What an object is before anyone set anything.
+fn blank(ctx: &Context<'_>) -> Value {
+    if ctx.builtin { skeleton::skeleton(ctx.schema, ctx.root) } else { json!({}) }
 }
 
 /// The live object with a configuration merged into it and no owner recorded, as mutating policies do. Parts that
@@ -361,19 +361,20 @@ fn check(applied: &Value, ctx: &Context<'_>) -> Result<(), ApplyError> {
 fn attempt(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<Value, ApplyError> {
     let (schema, root) = (ctx.schema, ctx.root_kind());
     let empty = json!({});
-    let mut entries = managers::decode(live.map_or(&[], meta::managed_fields))
+    let mut merged = merge::merge(schema, root, live, Some(applied)).unwrap_or_else(|| empty.clone());
+    let owners = match strip(&mut merged) {
+        Some(Value::Array(owners)) => owners,
+        _ => Vec::new(),
+    };
+    let mut entries = managers::decode(owners)
         .map_err(|e| ApplyError::Invalid(format!("failed to decode managed fields: {e}")))?;
     if let Some(live) = live
         && entries.is_empty()
     {
         // Whatever was there before anyone applied has an owner too.
-        let start = if ctx.builtin { skeleton::skeleton(schema, ctx.root) } else { json!({}) };
-        let diff = diff_without_owners(&start, live, ctx);
+        let diff = diff_without_owners(&blank(ctx), live, ctx);
         record(&mut entries, diff, &Context { manager: "before-first-apply", ..*ctx });
     }
-    let mut bare = live.cloned().unwrap_or_else(|| empty.clone());
-    strip(&mut bare);
-    let merged = merge::merge(schema, root, Some(&bare), Some(applied)).unwrap_or_else(|| empty.clone());
 
     let manager = ctx.manager_name();
     let own = |e: &Entry| e.is(Operation::Apply, manager, ctx.api_version, ctx.subresource);
@@ -383,13 +384,14 @@ fn attempt(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<V
         Some(entry) => entry.set().map_err(ApplyError::Invalid)?,
         None => Set::default(),
     };
-    let set = typed::field_set(schema, root, applied).recursive_difference(&ctx.reset_set());
+    let mut set = typed::field_set(schema, root, applied);
+    ctx.without_reset(&mut set);
     let merged = prune(merged, &set, last, &entries, ctx)?;
 
-    let diff = diff_without_owners(&bare, &merged, ctx);
-    let reset = ctx.reset_set();
-    let changed = diff.changed.recursive_difference(&reset);
-    let removed = diff.removed.recursive_difference(&reset);
+    let compare::Diff { mut changed, mut removed } =
+        diff_without_owners(live.unwrap_or(&empty), &merged, ctx);
+    ctx.without_reset(&mut changed);
+    ctx.without_reset(&mut removed);
     if !ctx.force && !changed.is_empty() {
         let conflicts = conflicts(&entries, &changed)?;
         if !conflicts.is_empty() {
@@ -400,10 +402,10 @@ fn attempt(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<V
         fields_v1::subtract(&mut entry.fields, &changed);
         fields_v1::subtract(&mut entry.fields, &removed);
     }
-    let same = live.is_some() && bare == merged;
+    let same = live.is_some_and(|live| same_but_owners(live, &merged));
     let time = if same { before.and_then(|e| e.time) } else { Some(ctx.now.to_string()) };
-    let owned = set.difference(&strip_set());
-    if let Value::Object(fields) = fields_v1::encode(&owned) {
+    strip_unowned(&mut set);
+    if let Value::Object(fields) = fields_v1::encode(&set) {
         entries.push(Entry {
             manager: manager.into(),
             operation: Operation::Apply,
@@ -424,6 +426,21 @@ fn attempt(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<V
     }
     managers::write(&mut out, entries);
     Ok(out)
+}
+
+/// Whether `bare` is `object` without its `managedFields`.
+fn same_but_owners(object: &Value, bare: &Value) -> bool {
+    let (Some(a), Some(b)) = (object.as_object(), bare.as_object()) else { return object == bare };
+    a.len() == b.len()
+        && a.iter().zip(b).all(|((name, x), (other, y))| {
+            name == other
+                && match (name.as_str(), x, y) {
+                    ("metadata", Value::Object(x), Value::Object(y)) => {
+                        x.iter().filter(|(name, _)| *name != "managedFields").eq(y)
+                    }
+                    _ => x == y,
+                }
+        })
 }
 
 fn conflicts(entries: &[Entry], changed: &Set) -> Result<Vec<Conflict>, ApplyError> {

@@ -154,9 +154,30 @@ impl Set {
         &mut self.0[at].1
     }
 
+    /// Takes one path out, with all that lies below it (`below`) or alone.
+    pub(super) fn forget(&mut self, path: &[&str], below: bool) {
+        let Some((first, rest)) = path.split_first() else { return };
+        let found = self.0.iter().position(|(e, _)| matches!(e, PathElement::Field(name) if name == first));
+        let Some(at) = found else { return };
+        let node = &mut self.0[at].1;
+        match rest {
+            [] if below => *node = Node::default(),
+            [] => node.member = false,
+            rest => node.children.forget(rest, below),
+        }
+        if node.is_empty() {
+            self.0.remove(at);
+        }
+    }
+
     /// Puts a node where none is yet, unless it is empty.
     pub(super) fn put(&mut self, element: PathElement, node: Node) {
-        if !node.is_empty() {
+        // Most come in order.
+        if self.0.last().is_none_or(|(last, _)| *last < element) {
+            if !node.is_empty() {
+                self.0.push((element, node));
+            }
+        } else if !node.is_empty() {
             let entry = self.entry(element);
             entry.member |= node.member;
             let children = std::mem::take(&mut entry.children);

@@ -10,7 +10,7 @@ mod scalar;
 pub mod yaml;
 mod zero;
 
-pub use json::{decode, decode_value};
+pub use json::{decode, decode_changed, decode_value};
 pub use scalar::duration as parse_duration;
 pub use zero::zero;
 

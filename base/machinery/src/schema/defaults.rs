@@ -13,7 +13,8 @@ pub fn apply(schema: &Schema, root: TypeId, value: &mut Value) {
     let Value::Object(object) = value else { return };
     let ty = schema.get(root);
     let custom = ty.go.is_empty();
-    for field in &ty.fields {
+    for index in schema.defaulted(root) {
+        let field = &ty.fields[*index as usize];
         if let Some(default) = &field.default {
             let unset = match object.get(&field.name) {
                 None => true,

@@ -1,6 +1,7 @@
 //! The types a schema is made of.
 
 use serde_json::Value;
+use std::sync::OnceLock;
 
 /// Index of a [`TypeDef`] in its [`Schema`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,11 +16,52 @@ pub struct Schema {
     pub custom: bool,
     /// `JSONSchemaProps`, which [`Special`] shapes hold.
     pub props: Option<TypeId>,
+    /// For each type the fields that static defaults are in or below; found when first asked for.
+    pub(super) defaulted: OnceLock<Vec<Vec<u32>>>,
 }
 
 impl Schema {
     pub fn get(&self, id: TypeId) -> &TypeDef {
         &self.types[id.0 as usize]
+    }
+
+    /// The fields of a type that have a static default or hold something that has one, in declaration order.
+    pub fn defaulted(&self, id: TypeId) -> &[u32] {
+        &self.defaulted.get_or_init(|| self.find_defaulted())[id.0 as usize]
+    }
+
+    fn find_defaulted(&self) -> Vec<Vec<u32>> {
+        fn holds(shape: &Shape, known: &[bool]) -> bool {
+            match shape {
+                Shape::Struct(id) => known[id.0 as usize],
+                Shape::List(list) => holds(&list.item, known),
+                Shape::Map(map) => holds(&map.value, known),
+                _ => false,
+            }
+        }
+        // Types refer to one another in circles: go round until nothing new is found.
+        let mut known = vec![false; self.types.len()];
+        let concerns = |field: &Field, known: &[bool]| field.default.is_some() || holds(&field.shape, known);
+        loop {
+            let mut changed = false;
+            for (i, ty) in
+                self.types.iter().enumerate().filter(|(_, ty)| !ty.fields.is_empty() || ty.rest.is_some())
+            {
+                let rest = ty.rest.as_deref().is_some_and(|rest| holds(rest, &known));
+                if !known[i] && (rest || ty.fields.iter().any(|field| concerns(field, &known))) {
+                    known[i] = true;
+                    changed = true;
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        let fields = |ty: &TypeDef| -> Vec<u32> {
+            let all = (0u32..).zip(&ty.fields);
+            all.filter(|(_, field)| concerns(field, &known)).map(|(i, _)| i).collect()
+        };
+        self.types.iter().map(fields).collect()
     }
 }
 

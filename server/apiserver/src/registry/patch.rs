@@ -144,7 +144,9 @@ pub fn change<'a>(
         let before = convert::from_storage(resource, old.clone());
         let patched = patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name)?;
         let mut found = Vec::new();
-        let checked = schemas::check(&Expected::of(resource), patched, validation, &mut found)?;
+        // Built-in kinds are stored as decoding left them.
+        let known = (resource.custom.is_none() && resource.is_storage_version()).then_some(old);
+        let checked = schemas::check(&Expected::of(resource), patched, known, validation, &mut found)?;
         *warnings.lock() = found;
         Ok(Wanted { object: convert::to_storage(resource, checked), managed: false, pinned })
     })
@@ -172,7 +174,7 @@ pub fn prepare_apply(
     }
     let mut found = Vec::new();
     let expected = Expected::of(resource);
-    schemas::check(&expected, config.clone(), validation, &mut found)
+    schemas::check(&expected, config.clone(), None, validation, &mut found)
         .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })?;
     *warnings = found;
     let name = meta::name(&config);

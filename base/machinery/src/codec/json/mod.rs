@@ -3,7 +3,10 @@
 //! The same walk reads bytes and existing values, built-in and custom kinds: it is a `serde` seed that carries the
 //! shape. For custom types (those without a Go name) nothing is coerced: wrong types are left to validation.
 
+mod changed;
 mod syntax;
+
+pub use changed::decode_changed;
 
 use std::fmt;
 

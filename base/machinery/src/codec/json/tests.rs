@@ -152,3 +152,115 @@ fn hand_made_unions_are_read_as_upstream_does() {
     assert_eq!(schema["default"], json!({"a": null}));
     assert_eq!(read.strict_errors, Vec::<String>::new());
 }
+
+mod changes {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rich() -> Value {
+        read(
+            "Pod",
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "a", "labels": {"x": "y"}, "creationTimestamp": "2026-01-02T03:04:05Z",
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "u"}],
+                    "finalizers": ["a/b", "c/d"]},
+                "spec": {"containers": [
+                        {"name": "c", "image": "i", "ports": [{"containerPort": 80}, {"containerPort": 81, "name": "x"}],
+                            "resources": {"requests": {"cpu": "1500m", "memory": "64Mi"}},
+                            "livenessProbe": {"httpGet": {"port": "http", "path": "/"}, "periodSeconds": 3}},
+                        {"name": "d", "env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"fieldRef":
+                            {"fieldPath": "metadata.name"}}}], "resources": {}}],
+                    "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists", "tolerationSeconds": 4}],
+                    "terminationGracePeriodSeconds": 30,
+                    "volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "configMap": {"name": "m", "defaultMode": 420}}]},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True",
+                    "lastTransitionTime": null}]},
+            }),
+        )
+        .expect("a pod")
+        .value
+    }
+
+    fn pointers(value: &Value, at: String, out: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(k, v)| pointers(v, format!("{at}/{k}"), out)),
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(i, v)| pointers(v, format!("{at}/{i}"), out))
+            }
+            _ => {}
+        }
+        if !at.is_empty() {
+            out.push(at);
+        }
+    }
+
+    fn junk() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(json!(null)),
+            Just(json!({})),
+            Just(json!([])),
+            Just(json!([null])),
+            Just(json!({"name": null})),
+            Just(json!({"name": "z", "unknown": 1})),
+            Just(json!([{"name": "z", "image": ""}, {"name": "z", "unknown": 1}])),
+            Just(json!("")),
+            Just(json!("1Gi")),
+            Just(json!("2026-01-02T03:04:05.5Z")),
+            Just(json!(0)),
+            Just(json!(7)),
+            Just(json!(7.5)),
+            Just(json!(true)),
+        ]
+    }
+
+    #[derive(Clone, Debug)]
+    enum Edit {
+        Put(Value),
+        Remove,
+        Add(String, Value),
+        Push(Value),
+        Swap,
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        prop_oneof![
+            junk().prop_map(Edit::Put),
+            Just(Edit::Remove),
+            ("[a-c]|image|resources|hostNetwork|ports|status", junk()).prop_map(|(k, v)| Edit::Add(k, v)),
+            junk().prop_map(Edit::Push),
+            Just(Edit::Swap),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn decoding_a_change_is_decoding_the_whole(edits in proptest::collection::vec((any::<prop::sample::Index>(), edit()), 1..4)) {
+            let old = rich();
+            let mut new = old.clone();
+            for (which, edit) in edits {
+                let mut all = Vec::new();
+                pointers(&new, String::new(), &mut all);
+                let Some(at) = (!all.is_empty()).then(|| which.get(&all).clone()) else { continue };
+                let (parent, last) = at.rsplit_once('/').unwrap();
+                match edit {
+                    Edit::Put(v) => *new.pointer_mut(&at).unwrap() = v,
+                    Edit::Remove => match new.pointer_mut(parent).unwrap() {
+                        Value::Object(map) => drop(map.remove(last)),
+                        Value::Array(items) => drop(items.remove(last.parse().unwrap())),
+                        _ => {}
+                    },
+                    Edit::Add(k, v) => if let Some(map) = new.pointer_mut(&at).unwrap().as_object_mut() { map.insert(k, v); },
+                    Edit::Push(v) => if let Some(items) = new.pointer_mut(&at).unwrap().as_array_mut() { items.push(v); },
+                    Edit::Swap => if let Some(items) = new.pointer_mut(&at).unwrap().as_array_mut() { items.reverse(); },
+                }
+            }
+            let table = builtin();
+            let id = table.kind("", "v1", "Pod").unwrap();
+            let whole = decode_value(new.clone(), &table.schema, id, Strictness::Strict);
+            let changed = decode_changed(new, &old, &table.schema, id, Strictness::Strict);
+            prop_assert_eq!(whole, changed);
+        }
+    }
+}
