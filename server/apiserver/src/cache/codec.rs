@@ -104,6 +104,19 @@ pub fn strip_revision(json: &[u8]) -> Bytes {
 
 /// Index of the `{` that opens the top-level `metadata` object.
 fn metadata_open(json: &[u8]) -> Result<usize, CodecError> {
+    let value = member_start(json, b"metadata")?;
+    if json[value] == b'{' { Ok(value) } else { Err(CodecError::NoMetadata) }
+}
+
+/// The bytes of a top-level member's value; what follows it is not looked at.
+pub(super) fn member_value<'j>(json: &'j [u8], name: &[u8]) -> Result<&'j [u8], CodecError> {
+    let start = member_start(json, name)?;
+    let end = value_end(json, start).ok_or(CodecError::NotAnObject)?;
+    Ok(&json[start..end])
+}
+
+/// Where the value of a top-level member starts.
+fn member_start(json: &[u8], wanted: &[u8]) -> Result<usize, CodecError> {
     let mut at = skip_space(json, 0).filter(|&at| json[at] == b'{').ok_or(CodecError::NotAnObject)? + 1;
     loop {
         at = skip_space(json, at).ok_or(CodecError::NotAnObject)?;
@@ -115,8 +128,8 @@ fn metadata_open(json: &[u8]) -> Result<usize, CodecError> {
                 let colon =
                     skip_space(json, end).filter(|&at| json[at] == b':').ok_or(CodecError::NotAnObject)?;
                 let value = skip_space(json, colon + 1).ok_or(CodecError::NotAnObject)?;
-                if name == b"metadata" {
-                    return if json[value] == b'{' { Ok(value) } else { Err(CodecError::NoMetadata) };
+                if name == wanted {
+                    return Ok(value);
                 }
                 at = value_end(json, value).ok_or(CodecError::NotAnObject)?;
             }
@@ -227,6 +240,15 @@ mod tests {
             let _ = splice_revision(&bytes, 1);
             let _ = strip_revision(&bytes);
         }
+    }
+
+    #[test]
+    fn members_are_found_without_parsing_the_rest() {
+        let json = br#"{"kind":"A","apiVersion":"b/v1","metadata":{"name":"}","l":{"x":[1,{}]}},"spec":{"metadata":1}"#;
+        assert_eq!(member_value(json, b"apiVersion").unwrap(), br#""b/v1""#);
+        assert_eq!(member_value(json, b"metadata").unwrap(), br#"{"name":"}","l":{"x":[1,{}]}}"#);
+        assert_eq!(member_value(b"{}", b"metadata"), Err(CodecError::NoMetadata));
+        assert_eq!(member_value(b"[]", b"metadata"), Err(CodecError::NotAnObject));
     }
 
     #[test]

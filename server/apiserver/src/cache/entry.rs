@@ -140,15 +140,18 @@ impl Entry {
 
     pub fn metadata(&self) -> &Metadata {
         self.metadata.get_or_init(|| {
-            #[derive(Deserialize)]
-            #[serde(rename_all = "camelCase")]
-            struct Object {
-                #[serde(default)]
-                api_version: String,
-                metadata: Metadata,
-            }
-            match serde_json::from_slice::<Object>(&self.json) {
-                Ok(Object { api_version, metadata }) => Box::new(Metadata { api_version, ..metadata }),
+            let read = || -> Result<Metadata, String> {
+                let part = |name: &[u8]| codec::member_value(&self.json, name).map_err(|e| e.to_string());
+                let mut metadata: Metadata =
+                    serde_json::from_slice(part(b"metadata")?).map_err(|e| e.to_string())?;
+                // Kinds held in tests and by extension servers may lack it.
+                if let Ok(version) = part(b"apiVersion") {
+                    metadata.api_version = serde_json::from_slice(version).unwrap_or_default();
+                }
+                Ok(metadata)
+            };
+            match read() {
+                Ok(metadata) => Box::new(metadata),
                 Err(error) => {
                     warn!(resource = %self.info.resource, namespace = %self.namespace, name = %self.name, %error, "unreadable metadata");
                     Box::default()

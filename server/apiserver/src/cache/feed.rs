@@ -138,12 +138,66 @@ pub(super) async fn follow(shared: Arc<Shared>, store: Arc<dyn Store>) {
     }
 }
 
+/// Which resources have events their watchers were not woken for, and when that may happen.
+#[derive(Default)]
+struct Calls {
+    owed: Vec<Call>,
+    /// When watchers of busy resources were last woken.
+    made: HashMap<usize, Instant>,
+}
+
+struct Call {
+    resource: Arc<ResourceCache>,
+    at: Option<Instant>,
+}
+
+impl Calls {
+    fn owe(&mut self, resource: &Arc<ResourceCache>) {
+        if !self.owed.iter().any(|call| Arc::ptr_eq(&call.resource, resource)) {
+            self.owed.push(Call { resource: resource.clone(), at: None });
+        }
+    }
+
+    /// When the next owed call is due; never, when none is.
+    async fn due(&self) {
+        match self.owed.iter().filter_map(|call| call.at).min() {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn make(&mut self, now: Instant) {
+        let made = &mut self.made;
+        self.owed.retain_mut(|call| {
+            let key = Arc::as_ptr(&call.resource).addr();
+            let at = *call.at.get_or_insert_with(|| match call.resource.pace() {
+                Duration::ZERO => now,
+                pace => made.get(&key).map_or(now, |last| *last + pace),
+            });
+            if at > now {
+                return true;
+            }
+            call.resource.call();
+            made.insert(key, now);
+            false
+        });
+    }
+}
+
+impl Drop for Calls {
+    /// What was taken in is told, also when the store's watch ended.
+    fn drop(&mut self) {
+        self.owed.iter().for_each(|call| call.resource.call());
+    }
+}
+
 async fn follow_once(
     shared: &Shared,
     store: &dyn Store,
     resources: &mut HashMap<String, Arc<ResourceCache>>,
 ) -> StoreError {
     let mut trimmed = Instant::now();
+    let mut calls = Calls::default();
     let mut batches = match store.watch(ROOT.as_bytes(), shared.progress.revision()).await {
         Ok(batches) => batches,
         Err(error) => return error,
@@ -153,6 +207,10 @@ async fn follow_once(
             biased;
             () = shared.again.notified() => return StoreError::Compacted(shared.progress.revision()),
             next = batches.next() => next,
+            () = calls.due() => {
+                calls.make(Instant::now());
+                continue;
+            }
         };
         let Some(batch) = next else { break };
         let batch = match batch {
@@ -178,10 +236,12 @@ async fn follow_once(
                     None => resource.mark_unreadable(parts.path, event.revision),
                 },
             }
+            calls.owe(&resource);
         }
         shared.progress.advance(batch.revision);
-        // Even a quiet cluster renews leases, so this comes round without a timer.
         let now = Instant::now();
+        calls.make(now);
+        // Even a quiet cluster renews leases, so this comes round without a timer.
         if now.duration_since(trimmed) > TRIM {
             trimmed = now;
             shared.resources.read().values().for_each(|resource| resource.trim(now));

@@ -76,7 +76,10 @@ impl Options {
 #[derive(Clone, Copy, Debug)]
 pub struct WindowLimits {
     pub events: usize,
+    /// What a window may weigh, and what it may weigh at most: in between as much as the objects themselves, so that
+    /// history never more than doubles what a big resource takes.
     pub bytes: usize,
+    pub most_bytes: usize,
     /// Older events are dropped, though never below `keep` of them.
     pub age: Duration,
     pub keep: usize,
@@ -86,7 +89,14 @@ pub struct WindowLimits {
 
 impl Default for WindowLimits {
     fn default() -> Self {
-        Self { events: 16_384, bytes: 16 << 20, age: Duration::from_secs(300), keep: 100, floor: 16 }
+        Self {
+            events: 16_384,
+            bytes: 4 << 20,
+            most_bytes: 64 << 20,
+            age: Duration::from_secs(300),
+            keep: 100,
+            floor: 16,
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct ResourceCache {
 
 pub(super) struct State {
     objects: Objects,
+    /// What `objects` weigh.
+    weight: usize,
     /// Every event of this resource at or below it is in `objects`.
     revision: u64,
     pub(super) window: Window,
@@ -84,17 +86,18 @@ impl Window {
         self.first + self.events.partition_point(|(_, event)| event.revision <= revision) as u64
     }
 
-    fn push(&mut self, event: Arc<Event>, limits: &WindowLimits) {
+    fn push(&mut self, event: Arc<Event>, limits: &WindowLimits, weight: usize) {
         self.bytes += event.cost();
         let now = Instant::now();
         self.events.push_back((now, event));
-        self.trim(now, limits);
+        self.trim(now, limits, weight);
     }
 
-    fn trim(&mut self, now: Instant, limits: &WindowLimits) {
+    fn trim(&mut self, now: Instant, limits: &WindowLimits, weight: usize) {
+        let most = weight.clamp(limits.bytes, limits.most_bytes.max(limits.bytes));
         while let Some((at, oldest)) = self.events.front() {
             let kept = self.events.len();
-            let full = kept > limits.events || self.bytes > limits.bytes;
+            let full = kept > limits.events || self.bytes > most;
             let stale = now.duration_since(*at) > limits.age && kept > limits.keep;
             if kept <= limits.floor || !(full || stale) {
                 break;
@@ -132,6 +135,7 @@ impl ResourceCache {
             limits,
             state: Mutex::new(State {
                 objects: Objects::new(),
+                weight: 0,
                 revision: loaded_at,
                 window: Window::new(loaded_at),
                 seats: BTreeMap::new(),
@@ -180,7 +184,9 @@ impl ResourceCache {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.revision = state.revision.max(revision);
-        state.objects.remove(path);
+        if let Some(gone) = state.objects.remove(path) {
+            state.weight -= gone.json.len();
+        }
         state.unreadable.insert(path.into());
         self.unreadable.store(state.unreadable.len(), Ordering::Release);
         state.window.restart(state.revision);
@@ -302,7 +308,23 @@ impl ResourceCache {
         self.progress.revision()
     }
 
-    /// Takes in one store event: `value` is the new stored form, `None` for a deletion.
+    /// How long an event may wait for others after watchers were last woken: about what waking them all takes, so
+    /// that a busy resource with many watchers sends each of them several events at once, and a quiet one, or one
+    /// with few watchers, waits for nothing.
+    pub(super) fn pace(&self) -> Duration {
+        const EACH: Duration = Duration::from_micros(10);
+        const SHORTEST: Duration = Duration::from_millis(1);
+        const LONGEST: Duration = Duration::from_millis(10);
+        let all = EACH * u32::try_from(self.watchers()).unwrap_or(u32::MAX).min(1000);
+        if all < SHORTEST { Duration::ZERO } else { all.min(LONGEST) }
+    }
+
+    /// Wakes the watchers that have something to take.
+    pub(super) fn call(&self) {
+        self.state.lock().seats.values_mut().for_each(Seat::call);
+    }
+
+    /// Takes in one store event, which watchers are told of by [`call`](Self::call): `value` is the new stored form, `None` for a deletion.
     pub(super) fn apply(&self, path: &str, value: Option<&[u8]>, revision: u64) {
         self.received.fetch_add(1, Ordering::Relaxed);
         let mut guard = self.state.lock();
@@ -320,11 +342,14 @@ impl ResourceCache {
                 let Some(entry) = self.entry(&mut state.namespaces, path, value, revision) else { return };
                 let entry = Arc::new(entry);
                 let prev = state.objects.insert(path.into(), entry.clone());
+                state.weight += entry.json.len();
+                state.weight -= prev.as_ref().map_or(0, |prev| prev.json.len());
                 let kind = if prev.is_some() { Kind::Modified } else { Kind::Added };
                 Event { kind, entry, prev, revision }
             }
             None => {
                 let Some(prev) = state.objects.remove(path) else { return };
+                state.weight -= prev.json.len();
                 Event {
                     kind: Kind::Deleted,
                     entry: Arc::new(prev.deleted_at(revision)),
@@ -338,7 +363,7 @@ impl ResourceCache {
         for seat in state.seats.values_mut() {
             seat.offer(sequence, &event);
         }
-        state.window.push(event, &self.limits);
+        state.window.push(event, &self.limits, state.weight);
     }
 
     /// Replaces everything by a fresh load; what happened in between is unknown, so every watcher must relist.
@@ -356,6 +381,7 @@ impl ResourceCache {
             };
             fresh.insert(path.into(), entry);
         }
+        state.weight = fresh.values().map(|entry| entry.json.len()).sum();
         state.objects = fresh;
         state.unreadable.clear();
         self.unreadable.store(0, Ordering::Release);
@@ -401,13 +427,15 @@ impl ResourceCache {
                     Event { kind: Kind::Deleted, entry, prev: Some(prev), revision: event.revision }
                 }
             };
-            state.window.push(Arc::new(event), &self.limits);
+            state.window.push(Arc::new(event), &self.limits, state.weight);
         }
     }
 
     /// Forgets history that has grown too old since the last event.
     pub(super) fn trim(&self, now: Instant) {
-        self.state.lock().window.trim(now, &self.limits);
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.window.trim(now, &self.limits, state.weight);
     }
 
     fn entry(

@@ -52,6 +52,8 @@ pub(super) struct Seat {
     after: u64,
     /// The first event that concerns this watcher and was not taken yet.
     next: u64,
+    /// Nothing to tell the watcher: it was woken since its next event was offered.
+    called: bool,
     ended: bool,
     notify: Arc<Notify>,
 }
@@ -61,12 +63,21 @@ impl Seat {
 
     pub(super) fn new(filter: Filter, after: u64, next: u64) -> (Self, Arc<Notify>) {
         let notify = Arc::new(Notify::new());
-        (Self { filter, after, next, ended: false, notify: notify.clone() }, notify)
+        (Self { filter, after, next, called: true, ended: false, notify: notify.clone() }, notify)
     }
 
+    /// Takes note of an event; the watcher hears of it with [`call`](Self::call).
     pub(super) fn offer(&mut self, sequence: u64, event: &Event) {
         if self.next == Self::NOTHING && event.revision > self.after && self.filter.concerns(event) {
             self.next = sequence;
+            self.called = false;
+        }
+    }
+
+    /// Wakes the watcher if it has not heard of its next event yet.
+    pub(super) fn call(&mut self) {
+        if !self.called {
+            self.called = true;
             self.notify.notify_one();
         }
     }
