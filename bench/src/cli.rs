@@ -110,7 +110,7 @@ pub struct ClusterOptions {
 /// Throughput, latency and server CPU of API operations, on any cluster
 ///
 /// Works in a namespace of its own, on pods that name a scheduler nobody runs, so that no node ever runs them. The
-/// phases, each over all connections at once: create, get, list (the whole namespace), list_by_label (a tenth of it),
+/// phases, each over all connections at once: create, get, list (the whole namespace), list_by_label (a fiftieth of it),
 /// merge_patch, apply (server-side), watch (every object is changed once while --watchers watches are open; the latency is
 /// from sending a change to its event in each watch, the throughput counts events), delete. The namespace is deleted in
 /// the end.

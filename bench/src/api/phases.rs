@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 const UNIT: &str = "operations/s";
 /// Pods are spread over this many labels, so a selector takes this part of them.
-const GROUPS: u32 = 10;
+const GROUPS: u32 = 50;
 
 pub async fn before_watch(bench: &Bench<'_>) -> Result<()> {
     let (pods, objects, lists) = (bench.pods.clone(), bench.options.objects, bench.options.lists);
