@@ -92,6 +92,13 @@ pub struct ControlPlane {
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub etcd_keyfile: Option<Utf8PathBuf>,
 
+    /// Run no controllers: another controller manager does, or tests want the API alone
+    #[arg(long)]
+    pub disable_controller_manager: bool,
+    /// Run no scheduler: another one does, or tests want the API alone
+    #[arg(long)]
+    pub disable_scheduler: bool,
+
     #[command(flatten)]
     pub identity: crate::identity::Flags,
     #[command(flatten)]
@@ -136,6 +143,9 @@ pub struct Up {
 }
 
 /// API server, store, scheduler and controllers, without a node. Needs no root.
+///
+/// With --disable-controller-manager and --disable-scheduler it is an API server with its store and nothing that acts on
+/// what is written: what tests of operators use envtest for.
 #[derive(Args, Clone, Debug)]
 pub struct Server {
     #[command(flatten)]

@@ -135,8 +135,31 @@ impl ControlPlane {
         account_client(&self.server, name, component)
     }
 
-    /// Controllers and scheduler, each under upstream's identity.
+    /// Controllers and scheduler, each under upstream's identity, unless the flags say that others run them.
     pub fn start_components(
+        &self,
+        flags: &Flags,
+        informers: &InformerFactory,
+        stop: &Shutdown,
+        tasks: &mut JoinSet<()>,
+    ) {
+        if !flags.disable_controller_manager {
+            self.start_controllers(flags, informers, stop, tasks);
+        }
+        if flags.disable_scheduler {
+            return;
+        }
+        let scheduler = self.client("system:kube-scheduler", &[], "kube-scheduler");
+        let (factory, until) = (informers.clone(), stop.clone());
+        tasks.spawn(async move {
+            if let Err(error) = scheduler::run(scheduler, factory, scheduler::Config::default(), until).await
+            {
+                tracing::error!(%error, "scheduler ended");
+            }
+        });
+    }
+
+    fn start_controllers(
         &self,
         flags: &Flags,
         informers: &InformerFactory,
@@ -160,14 +183,6 @@ impl ControlPlane {
         tasks.spawn(async move {
             if let Err(error) = controllers::run(manager, factory, controllers, until).await {
                 tracing::error!(%error, "controllers ended");
-            }
-        });
-        let scheduler = self.client("system:kube-scheduler", &[], "kube-scheduler");
-        let (factory, until) = (informers.clone(), stop.clone());
-        tasks.spawn(async move {
-            if let Err(error) = scheduler::run(scheduler, factory, scheduler::Config::default(), until).await
-            {
-                tracing::error!(%error, "scheduler ended");
             }
         });
     }
