@@ -16,6 +16,11 @@ pub fn max_len_message(length: usize) -> String {
     format!("must be no more than {length} characters")
 }
 
+/// The same of label keys and values, which upstream counts in bytes.
+fn max_bytes_message(length: usize) -> String {
+    format!("must be no more than {length} bytes")
+}
+
 pub fn range_message(low: i64, high: i64) -> String {
     format!("must be between {low} and {high}, inclusive")
 }
@@ -156,7 +161,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         out.push("name part must be non-empty".into());
     } else if name.len() > 63 {
-        out.push(format!("name part {}", max_len_message(63)));
+        out.push(format!("name part {}", max_bytes_message(63)));
     }
     if !matches_qualified(name) {
         out.push(format!("name part {}", regex_message(MESSAGE, QUALIFIED, EXAMPLES)));
@@ -167,7 +172,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut out = Vec::new();
     if value.len() > 63 {
-        out.push(max_len_message(63));
+        out.push(max_bytes_message(63));
     }
     if !value.is_empty() && !matches_qualified(value) {
         out.push(regex_message(

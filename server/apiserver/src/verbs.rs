@@ -235,16 +235,16 @@ pub(crate) async fn update(
     accept(call, resource, true)?;
     let options = WriteOptions::read(&call.query, "UpdateOptions")?;
     let object = decode(call, resource, options.field_validation).await?;
+    if meta::name(&object).is_empty() {
+        let why = "was undeterminable: name must be provided";
+        return Err(ApiError::bad_request(format!("the name of the object ({name} based on URL) {why}")));
+    }
     let pinned = !matches!(meta::text(&object, "resourceVersion"), "" | "0");
     let mut warnings = std::mem::take(&mut call.warnings);
     let result = {
         let target = target(call, resource, namespace, name, subresource, &options);
         let may_create = subresource.is_empty() && !pinned && create_on_update(resource);
         if may_create && server.storage.get(resource, namespace, name).await?.is_none() {
-            let mut object = object;
-            if meta::name(&object).is_empty() {
-                meta::set(&mut object, "name", name);
-            }
             server.create(&target, object, false, &mut warnings).await.map(|s| (s, 201))
         } else {
             let change =

@@ -20,7 +20,7 @@ pub(super) static KINDS: &[Kind] = &[
         .warn(super::core::warnings::template)
         .validate_update(selector_update),
     Kind::namespaced("apps", "ReplicaSet")
-        .status()
+        .status_counting(&["replicas"])
         .generation()
         .default(replica_set_defaults)
         .validate(validate_replica_set)
@@ -28,14 +28,14 @@ pub(super) static KINDS: &[Kind] = &[
         .validate_update(selector_update)
         .select(|o| vec![("status.replicas", int(at(o, "status"), "replicas").unwrap_or(0).to_string())]),
     Kind::namespaced("apps", "StatefulSet")
-        .status()
+        .status_counting(&["availableReplicas", "replicas"])
         .generation()
         .default(stateful_defaults)
         .validate(validate_stateful)
         .warn(super::core::warnings::template)
         .validate_update(stateful_update),
     Kind::namespaced("apps", "DaemonSet")
-        .status()
+        .status_counting(&["currentNumberScheduled", "desiredNumberScheduled", "numberMisscheduled", "numberReady"])
         .generation()
         .default(daemon_defaults)
         .validate(validate_daemon)

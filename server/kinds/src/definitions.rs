@@ -4,7 +4,7 @@
 //! with one version, the schema is at `spec.validation`.
 
 use super::admissionregistration::client;
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{
     at, flag, has, immutable, items, map_mut, one_of, preset, required, some_mut, text, texts, with_spec,
 };
@@ -14,7 +14,7 @@ use machinery::schema::structural::check;
 use machinery::{meta, names};
 use serde_json::{Value, json};
 
-pub(super) const KIND: Kind = Kind::cluster("apiextensions.k8s.io", "CustomResourceDefinition")
+pub(super) const KIND: Kind = Kind::cluster("apiextensions.k8s.io", "CustomResourceDefinition").metadata(Metadata::Generic)
     .status()
     .generation()
     .default(defaults)

@@ -1,7 +1,7 @@
 //! The group `discovery.k8s.io`.
 
 use super::core::{endpoint_ip, is_own};
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{
     at, has, immutable, int, items, items_mut, label, one_of, port_number, preset, text, texts,
 };
@@ -9,7 +9,7 @@ use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
 
-pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "EndpointSlice")
+pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "EndpointSlice").metadata(Metadata::Whole)
     .generation_by(&["endpoints", "ports", "addressType"])
     .default(default)
     .validate(validate)

@@ -1,7 +1,7 @@
 //! Persistent volume claims.
 
 use super::pod_defaults::round_list;
-use crate::kind::{Kind, carry};
+use crate::kind::{Kind, Metadata, carry};
 use crate::support::{
     at, has, map_mut, one_of_if_set, preset, required, same, some_mut, subdomain, text, texts, with_spec,
 };
@@ -10,7 +10,7 @@ use machinery::labels::validation::validate_label_selector;
 use machinery::quantity::Quantity;
 use serde_json::{Value, json};
 
-pub(super) const KIND: Kind = Kind::namespaced("", "PersistentVolumeClaim")
+pub(super) const KIND: Kind = Kind::namespaced("", "PersistentVolumeClaim").metadata(Metadata::Both)
     .status()
     .default(default)
     .on_create(|o| o["status"] = json!({"phase": "Pending"}))

@@ -1,7 +1,7 @@
 //! Limit ranges and resource quotas.
 
 use super::resources;
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{at, immutable, items, items_mut, map_mut, members, some_mut, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
@@ -9,7 +9,7 @@ use machinery::quantity::Quantity;
 use serde_json::{Map, Value};
 
 pub(super) const LIMIT_RANGE: Kind =
-    Kind::namespaced("", "LimitRange").default(range_defaults).validate(validate_range);
+    Kind::namespaced("", "LimitRange").metadata(Metadata::Whole).default(range_defaults).validate(validate_range);
 pub(super) const QUOTA: Kind = Kind::namespaced("", "ResourceQuota")
     .status()
     .validate(validate_quota)

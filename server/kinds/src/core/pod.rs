@@ -1,14 +1,14 @@
 //! Pods.
 
 use super::{pod_defaults, pod_spec, qos};
-use crate::kind::{Kind, carry};
+use crate::kind::{Kind, Metadata, carry};
 use crate::support::{at, flag, has, int, items, same, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
 use machinery::names;
 use serde_json::Value;
 
-pub(super) const KIND: Kind = Kind::namespaced("", "Pod")
+pub(super) const KIND: Kind = Kind::namespaced("", "Pod").metadata(Metadata::Both)
     .status()
     .generation()
     .default(pod_defaults::pod)

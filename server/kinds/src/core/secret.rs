@@ -1,7 +1,7 @@
 //! Secrets.
 
 use super::config::{MAX_SIZE, decoded_len, frozen};
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{at, immutable, map_mut, members, preset, text};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use machinery::field::{FieldError, FieldErrors, Path};
 use machinery::{meta, names};
 use serde_json::Value;
 
-pub(super) const KIND: Kind = Kind::namespaced("", "Secret")
+pub(super) const KIND: Kind = Kind::namespaced("", "Secret").metadata(Metadata::Both)
     .default(default)
     .validate(validate)
     .validate_update(validate_update)

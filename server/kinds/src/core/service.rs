@@ -1,6 +1,6 @@
 //! Services. Cluster addresses and node ports are allocated elsewhere; here is what the object says of them.
 
-use crate::kind::{Kind, carry};
+use crate::kind::{Kind, Metadata, carry};
 use crate::support::{
     at, cidr, has, int, ip, items, items_mut, label, one_of, one_of_if_set, port_number, port_or_name,
     preset, same, some_mut, text, texts, with_spec,
@@ -11,7 +11,7 @@ use machinery::names;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
-pub(super) const KIND: Kind = Kind::namespaced("", "Service")
+pub(super) const KIND: Kind = Kind::namespaced("", "Service").metadata(Metadata::Both)
     .named(names::name_is_1035_label)
     .status()
     .default(default)

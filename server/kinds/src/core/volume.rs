@@ -2,7 +2,7 @@
 
 use super::pod_defaults::{volume_source, volume_sources};
 use super::{affinity, claims, resources, volumes};
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{
     at, has, immutable, map_mut, members, one_of_if_set, preset, same, subdomain, text, with_spec,
 };
@@ -10,7 +10,7 @@ use machinery::field::{FieldErrors, Path};
 use machinery::quantity::Quantity;
 use serde_json::{Value, json};
 
-pub(super) const KIND: Kind = Kind::cluster("", "PersistentVolume")
+pub(super) const KIND: Kind = Kind::cluster("", "PersistentVolume").metadata(Metadata::Whole)
     .status()
     .default(default)
     .on_create(|o| o["status"] = json!({"phase": "Pending"}))
