@@ -266,7 +266,9 @@ pub fn validate_annotations(annotations: Option<&Value>, path: &Path<'_>, errors
 /// Drops owners named twice (the whole reference the same); the uids of those that were dropped.
 pub fn dedup_owners(object: &mut Value) -> Vec<String> {
     let owners = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences"));
-    let Some(owners) = owners.and_then(Value::as_array_mut).filter(|o| o.len() > 1) else { return Vec::new() };
+    let Some(owners) = owners.and_then(Value::as_array_mut).filter(|o| o.len() > 1) else {
+        return Vec::new();
+    };
     let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
     let mut dropped = Vec::new();
     for owner in owners.drain(..) {

@@ -72,6 +72,10 @@ async fn main(
     namespace: &str,
 ) -> Result<Response<Body>, ApiError> {
     let name = call.info.name.clone();
+    if resource.plural == "endpoints" && resource.group.is_empty() {
+        let warning = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+        call.warnings.push(warning.to_owned());
+    }
     match call.info.verb {
         "get" => get(server, call, resource, namespace, &name).await,
         "list" => list(server, call, resource, namespace).await,

@@ -14,8 +14,16 @@ use machinery::schema::structural::check;
 use machinery::{meta, names};
 use serde_json::{Value, json};
 
-pub(super) const KIND: Kind = Kind::cluster("apiextensions.k8s.io", "CustomResourceDefinition").metadata(Metadata::Generic)
+pub(super) const KIND: Kind = Kind::cluster("apiextensions.k8s.io", "CustomResourceDefinition")
+    .metadata(Metadata::Generic)
     .status()
+    .on_create(|o| {
+        let stored = o["status"]["storedVersions"].take();
+        o["status"] = serde_json::json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": null});
+        if !stored.is_null() {
+            o["status"]["storedVersions"] = stored;
+        }
+    })
     .generation()
     .default(defaults)
     .on_create(stored_versions)

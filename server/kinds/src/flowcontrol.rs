@@ -10,12 +10,14 @@ use serde_json::{Value, json};
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::cluster(GROUP, "FlowSchema").metadata(Metadata::Whole)
+    Kind::cluster(GROUP, "FlowSchema")
+        .metadata(Metadata::Whole)
         .status()
         .generation()
         .default(|o| with_spec(o, |spec| super::support::preset_int(spec, "matchingPrecedence", 1000)))
         .validate(validate_schema),
-    Kind::cluster(GROUP, "PriorityLevelConfiguration").metadata(Metadata::Whole)
+    Kind::cluster(GROUP, "PriorityLevelConfiguration")
+        .metadata(Metadata::Whole)
         .status()
         .generation()
         .default(level_defaults)

@@ -241,7 +241,8 @@ impl Strategy for &'static Kind {
 
     fn prepare_for_create(&self, object: &mut Value) {
         if self.status && !self.keeps_status && object.is_object() {
-            object["status"] = self.counts.iter().map(|n| ((*n).to_owned(), Value::from(0))).collect::<Map<_, _>>().into();
+            object["status"] =
+                self.counts.iter().map(|n| ((*n).to_owned(), Value::from(0))).collect::<Map<_, _>>().into();
         }
         if self.generation.is_empty() {
             meta::take(object, "generation");

@@ -13,7 +13,15 @@ use serde_json::Value;
 const GROUP: &str = "networking.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::namespaced(GROUP, "Ingress").metadata(Metadata::Both).status().generation().validate(validate_ingress),
+    Kind::namespaced(GROUP, "Ingress").metadata(Metadata::Both).status()
+        .generation()
+        .on_create(|o| o["status"] = serde_json::json!({"loadBalancer": {}}))
+        .warn(|o, _| {
+            let old_way = meta::annotation(o, "kubernetes.io/ingress.class").is_some();
+            let warning = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
+            old_way.then(|| warning.to_owned()).into_iter().collect()
+        })
+        .validate(validate_ingress),
     Kind::cluster(GROUP, "IngressClass").metadata(Metadata::Both)
         .generation()
         .default(|o| {

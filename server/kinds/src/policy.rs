@@ -6,8 +6,11 @@ use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
 use serde_json::Value;
 
-pub(super) static KINDS: &[Kind] =
-    &[Kind::namespaced("policy", "PodDisruptionBudget").metadata(Metadata::Plain).status_counting(&["currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"]).generation().validate(validate)];
+pub(super) static KINDS: &[Kind] = &[Kind::namespaced("policy", "PodDisruptionBudget")
+    .metadata(Metadata::Plain)
+    .status_counting(&["currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"])
+    .generation()
+    .validate(validate)];
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
     let path = Path::new("spec");

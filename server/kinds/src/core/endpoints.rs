@@ -7,7 +7,8 @@ use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
 
-pub(super) const KIND: Kind = Kind::namespaced("", "Endpoints").metadata(Metadata::Both).default(default).validate(validate);
+pub(super) const KIND: Kind =
+    Kind::namespaced("", "Endpoints").metadata(Metadata::Both).default(default).validate(validate);
 
 fn default(object: &mut Value) {
     for subset in items_mut(object, "subsets") {

@@ -8,8 +8,10 @@ use machinery::names;
 use machinery::quantity::Quantity;
 use serde_json::{Map, Value};
 
-pub(super) const LIMIT_RANGE: Kind =
-    Kind::namespaced("", "LimitRange").metadata(Metadata::Whole).default(range_defaults).validate(validate_range);
+pub(super) const LIMIT_RANGE: Kind = Kind::namespaced("", "LimitRange")
+    .metadata(Metadata::Whole)
+    .default(range_defaults)
+    .validate(validate_range);
 pub(super) const QUOTA: Kind = Kind::namespaced("", "ResourceQuota")
     .status()
     .validate(validate_quota)

@@ -10,10 +10,24 @@ use machinery::field::{FieldErrors, Path};
 use machinery::quantity::Quantity;
 use serde_json::{Value, json};
 
-pub(super) const KIND: Kind = Kind::cluster("", "PersistentVolume").metadata(Metadata::Whole)
+pub(super) const KIND: Kind = Kind::cluster("", "PersistentVolume")
+    .metadata(Metadata::Whole)
     .status()
     .default(default)
-    .on_create(|o| o["status"] = json!({"phase": "Pending"}))
+    .on_create(|o| {
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        o["status"] = json!({"phase": "Pending", "lastPhaseTransitionTime": now});
+    })
+    .on_update(|o, old, subresource| {
+        let phase = |o: &Value| text(at(o, "status"), "phase").to_owned();
+        let own = has(at(o, "status"), "lastPhaseTransitionTime")
+            && at(at(o, "status"), "lastPhaseTransitionTime")
+                != at(at(old, "status"), "lastPhaseTransitionTime");
+        if subresource == "status" && phase(o) != phase(old) && !own && o["status"].is_object() {
+            o["status"]["lastPhaseTransitionTime"] =
+                chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true).into();
+        }
+    })
     .validate(validate)
     .validate_update(validate_update)
     .select(|o| vec![("name", machinery::meta::name(o).into())]);
