@@ -263,6 +263,37 @@ pub fn validate_annotations(annotations: Option<&Value>, path: &Path<'_>, errors
     }
 }
 
+/// Drops owners named twice (the whole reference the same); the uids of those that were dropped.
+pub fn dedup_owners(object: &mut Value) -> Vec<String> {
+    let owners = object.get_mut("metadata").and_then(|m| m.get_mut("ownerReferences"));
+    let Some(owners) = owners.and_then(Value::as_array_mut).filter(|o| o.len() > 1) else {
+        return Vec::new();
+    };
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut dropped = Vec::new();
+    for owner in owners.drain(..) {
+        if kept.contains(&owner) {
+            dropped.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    dropped
+}
+
+/// Finalizers without a domain must be those that Kubernetes itself knows: what kinds of the built-in groups add to
+/// [`validate`] and [`validate_update`].
+pub fn validate_known_finalizers(object: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let list = object.get("metadata").and_then(|m| m.get("finalizers")).and_then(Value::as_array);
+    for (i, finalizer) in list.into_iter().flatten().filter_map(Value::as_str).enumerate() {
+        if !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.child("finalizers").index(i), finalizer, detail);
+        }
+    }
+}
+
 fn validate_owners(owners: Option<&Value>, path: &Path<'_>, errors: &mut FieldErrors) {
     let Some(owners) = owners.and_then(Value::as_array) else { return };
     let mut controller: Option<String> = None;

@@ -3,6 +3,7 @@
 
 const DNS1123_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const DNS1123_SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const UNDERSCORED_SUBDOMAIN: &str = "[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
 const DNS1035_LABEL: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const QUALIFIED: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
@@ -14,6 +15,11 @@ pub type NameCheck = fn(&str, bool) -> Vec<String>;
 
 pub fn max_len_message(length: usize) -> String {
     format!("must be no more than {length} characters")
+}
+
+/// The same of label keys and values, which upstream counts in bytes.
+fn max_bytes_message(length: usize) -> String {
+    format!("must be no more than {length} bytes")
 }
 
 pub fn range_message(low: i64, high: i64) -> String {
@@ -99,6 +105,24 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     out
 }
 
+/// As [`dns1123_subdomain`], with underscores: service records have them.
+pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if value.len() > 253 {
+        out.push(max_len_message(253));
+    }
+    if !matches_subdomain(&value.replace('_', "a"))
+        || value.split('.').any(|p| p.starts_with('_') || p.ends_with('_'))
+    {
+        out.push(regex_message(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            UNDERSCORED_SUBDOMAIN,
+            &["example.com"],
+        ));
+    }
+    out
+}
+
 pub fn wildcard_dns1123_subdomain(value: &str) -> Vec<String> {
     let mut out = Vec::new();
     if value.len() > 253 {
@@ -156,7 +180,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         out.push("name part must be non-empty".into());
     } else if name.len() > 63 {
-        out.push(format!("name part {}", max_len_message(63)));
+        out.push(format!("name part {}", max_bytes_message(63)));
     }
     if !matches_qualified(name) {
         out.push(format!("name part {}", regex_message(MESSAGE, QUALIFIED, EXAMPLES)));
@@ -167,7 +191,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 pub fn label_value(value: &str) -> Vec<String> {
     let mut out = Vec::new();
     if value.len() > 63 {
-        out.push(max_len_message(63));
+        out.push(max_bytes_message(63));
     }
     if !value.is_empty() && !matches_qualified(value) {
         out.push(regex_message(

@@ -336,6 +336,7 @@ pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value
 }
 
 const STATUS: &[&[&str]] = &[&["status"]];
+const SPEC_AND_STATUS: &[&[&str]] = &[&["spec"], &["status"]];
 const ALL_BUT_STATUS: &[&[&str]] = &[&["spec"], &["metadata"]];
 
 /// Runs `with` on the field-management context of a write; `None` for kinds without a schema.
@@ -347,7 +348,9 @@ fn context<T>(
     with: impl FnOnce(&apply::Context<'_>) -> T,
 ) -> Option<T> {
     let (schema, root) = stored_shape(resource)?;
+    let signing = resource.plural == "certificatesigningrequests" && resource.group == "certificates.k8s.io";
     let reset = match subresource {
+        "" if signing => SPEC_AND_STATUS,
         "" if resource.subresource("status").is_some() => STATUS,
         "status" => ALL_BUT_STATUS,
         _ => &[],

@@ -72,6 +72,10 @@ async fn main(
     namespace: &str,
 ) -> Result<Response<Body>, ApiError> {
     let name = call.info.name.clone();
+    if resource.plural == "endpoints" && resource.group.is_empty() {
+        let warning = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+        call.warnings.push(warning.to_owned());
+    }
     match call.info.verb {
         "get" => get(server, call, resource, namespace, &name).await,
         "list" => list(server, call, resource, namespace).await,
@@ -235,16 +239,16 @@ pub(crate) async fn update(
     accept(call, resource, true)?;
     let options = WriteOptions::read(&call.query, "UpdateOptions")?;
     let object = decode(call, resource, options.field_validation).await?;
+    if meta::name(&object).is_empty() {
+        let why = "was undeterminable: name must be provided";
+        return Err(ApiError::bad_request(format!("the name of the object ({name} based on URL) {why}")));
+    }
     let pinned = !matches!(meta::text(&object, "resourceVersion"), "" | "0");
     let mut warnings = std::mem::take(&mut call.warnings);
     let result = {
         let target = target(call, resource, namespace, name, subresource, &options);
         let may_create = subresource.is_empty() && !pinned && create_on_update(resource);
         if may_create && server.storage.get(resource, namespace, name).await?.is_none() {
-            let mut object = object;
-            if meta::name(&object).is_empty() {
-                meta::set(&mut object, "name", name);
-            }
             server.create(&target, object, false, &mut warnings).await.map(|s| (s, 201))
         } else {
             let change =

@@ -1,6 +1,6 @@
 //! The group `admissionregistration.k8s.io`: webhooks and policies.
 
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{at, has, items, items_mut, map_mut, one_of, preset, some_mut, text, texts, with_spec};
 use crate::expressions::environment::{self, Has};
 use crate::expressions::{self, Expression, Returns};
@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 const GROUP: &str = "admissionregistration.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::cluster(GROUP, "ValidatingWebhookConfiguration")
+    Kind::cluster(GROUP, "ValidatingWebhookConfiguration").metadata(Metadata::Generic)
         .generation_by(&["webhooks"])
         .default(|o| webhook_defaults(o, false))
         .validate(|o, errors| webhooks(o, false, errors)),
-    Kind::cluster(GROUP, "MutatingWebhookConfiguration")
+    Kind::cluster(GROUP, "MutatingWebhookConfiguration").metadata(Metadata::Generic)
         .generation_by(&["webhooks"])
         .default(|o| webhook_defaults(o, true))
         .validate(|o, errors| webhooks(o, true, errors)),
-    Kind::cluster(GROUP, "ValidatingAdmissionPolicy").status().generation().default(policy_defaults).validate(
+    Kind::cluster(GROUP, "ValidatingAdmissionPolicy").metadata(Metadata::Generic).status().generation().default(policy_defaults).validate(
         |o, errors| {
             let env = policy(o, false, errors);
             let spec = at(o, "spec");
@@ -61,7 +61,7 @@ pub(super) static KINDS: &[Kind] = &[
             }
         },
     ),
-    Kind::cluster(GROUP, "MutatingAdmissionPolicy").generation().default(policy_defaults).validate(|o, errors| {
+    Kind::cluster(GROUP, "MutatingAdmissionPolicy").metadata(Metadata::Generic).generation().default(policy_defaults).validate(|o, errors| {
         let env = policy(o, true, errors);
         let spec = at(o, "spec");
         if items(spec, "mutations").is_empty() {
@@ -95,7 +95,7 @@ pub(super) static KINDS: &[Kind] = &[
             }
         }
     }),
-    Kind::cluster(GROUP, "ValidatingAdmissionPolicyBinding").generation().default(binding_defaults).validate(|o, errors| {
+    Kind::cluster(GROUP, "ValidatingAdmissionPolicyBinding").metadata(Metadata::Generic).generation().default(binding_defaults).validate(|o, errors| {
         binding(o, errors);
         let spec = at(o, "spec");
         let path = SPEC.child("validationActions");
@@ -115,7 +115,7 @@ pub(super) static KINDS: &[Kind] = &[
             errors.invalid(&path, Value::from(actions), "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
         }
     }),
-    Kind::cluster(GROUP, "MutatingAdmissionPolicyBinding").generation().default(binding_defaults).validate(binding),
+    Kind::cluster(GROUP, "MutatingAdmissionPolicyBinding").metadata(Metadata::Generic).generation().default(binding_defaults).validate(binding),
 ];
 
 const SPEC: Path<'static> = Path::new("spec");

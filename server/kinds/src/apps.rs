@@ -9,6 +9,7 @@ use super::support::{
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::Selector;
 use machinery::labels::validation::{is_empty_selector, validate_label_selector};
+use machinery::meta;
 use serde_json::{Value, json};
 
 pub(super) static KINDS: &[Kind] = &[
@@ -20,7 +21,7 @@ pub(super) static KINDS: &[Kind] = &[
         .warn(super::core::warnings::template)
         .validate_update(selector_update),
     Kind::namespaced("apps", "ReplicaSet")
-        .status()
+        .status_counting(&["replicas"])
         .generation()
         .default(replica_set_defaults)
         .validate(validate_replica_set)
@@ -28,15 +29,28 @@ pub(super) static KINDS: &[Kind] = &[
         .validate_update(selector_update)
         .select(|o| vec![("status.replicas", int(at(o, "status"), "replicas").unwrap_or(0).to_string())]),
     Kind::namespaced("apps", "StatefulSet")
-        .status()
+        .status_counting(&["availableReplicas", "replicas"])
         .generation()
+        .on_create(drop_unavailable)
+        .on_update(|o, old, _| {
+            if at(at(at(at(old, "spec"), "updateStrategy"), "rollingUpdate"), "maxUnavailable").is_null() {
+                drop_unavailable(o);
+            }
+        })
         .default(stateful_defaults)
         .validate(validate_stateful)
         .warn(super::core::warnings::template)
         .validate_update(stateful_update),
     Kind::namespaced("apps", "DaemonSet")
-        .status()
+        .status_counting(&[
+            "currentNumberScheduled",
+            "desiredNumberScheduled",
+            "numberMisscheduled",
+            "numberReady",
+        ])
         .generation()
+        .on_create(|o| meta::set_annotation(o, TEMPLATE_GENERATION, "1"))
+        .on_update(template_generation)
         .default(daemon_defaults)
         .validate(validate_daemon)
         .warn(super::core::warnings::template)
@@ -108,7 +122,29 @@ fn stateful_defaults(object: &mut Value) {
     });
 }
 
+/// The gate of `maxUnavailable` of stateful sets is off.
+fn drop_unavailable(object: &mut Value) {
+    let update = object.pointer_mut("/spec/updateStrategy/rollingUpdate").and_then(Value::as_object_mut);
+    if let Some(update) = update {
+        update.remove("maxUnavailable");
+    }
+}
+
+/// A number that older clients read, shown as an annotation since its field is gone.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(object: &mut Value, old: &Value, subresource: &str) {
+    let before: i64 = meta::annotation(old, TEMPLATE_GENERATION).and_then(|g| g.parse().ok()).unwrap_or(0);
+    let template = |o: &Value| at(at(o, "spec"), "template").clone();
+    let changed = subresource.is_empty() && template(object) != template(old);
+    let now = before + i64::from(changed);
+    meta::set_annotation(object, TEMPLATE_GENERATION, &now.to_string());
+}
+
 fn daemon_defaults(object: &mut Value) {
+    if meta::annotation(object, TEMPLATE_GENERATION).is_none() {
+        meta::set_annotation(object, TEMPLATE_GENERATION, "0");
+    }
     with_spec(object, |spec| {
         preset(spec, "updateStrategy", json!({}));
         let strategy = &mut spec["updateStrategy"];

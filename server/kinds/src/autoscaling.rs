@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 pub(super) static KINDS: &[Kind] = &[Kind::namespaced("autoscaling", "HorizontalPodAutoscaler")
     .status()
+    .on_create(|o| o["status"] = json!({"currentMetrics": null, "desiredReplicas": 0}))
     .default(default)
     .validate(validate)];
 

@@ -71,6 +71,7 @@ fn create_job(object: &mut Value) {
     if spec.get("template").is_none_or(|t| !t.is_object()) {
         spec["template"] = json!({});
     }
+    let before = at(at(&spec["template"], "metadata"), "labels").clone();
     for (key, value) in [
         ("controller-uid", &uid),
         ("job-name", &name),
@@ -86,6 +87,12 @@ fn create_job(object: &mut Value) {
         spec["selector"]["matchLabels"] = json!({});
     }
     spec["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"] = uid.into();
+    // A job without labels of its own has its pods'.
+    let labels = spec["template"]["metadata"]["labels"].clone();
+    let own = at(at(object, "metadata"), "labels");
+    if own.as_object().is_none_or(|l| l.is_empty()) || *own == before {
+        meta::set(object, "labels", labels);
+    }
 }
 
 fn job_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {

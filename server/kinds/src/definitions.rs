@@ -4,7 +4,7 @@
 //! with one version, the schema is at `spec.validation`.
 
 use super::admissionregistration::client;
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{
     at, flag, has, immutable, items, map_mut, one_of, preset, required, some_mut, text, texts, with_spec,
 };
@@ -15,7 +15,15 @@ use machinery::{meta, names};
 use serde_json::{Value, json};
 
 pub(super) const KIND: Kind = Kind::cluster("apiextensions.k8s.io", "CustomResourceDefinition")
+    .metadata(Metadata::Generic)
     .status()
+    .on_create(|o| {
+        let stored = o["status"]["storedVersions"].take();
+        o["status"] = serde_json::json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": null});
+        if !stored.is_null() {
+            o["status"]["storedVersions"] = stored;
+        }
+    })
     .generation()
     .default(defaults)
     .on_create(stored_versions)

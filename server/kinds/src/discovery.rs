@@ -1,7 +1,7 @@
 //! The group `discovery.k8s.io`.
 
 use super::core::{endpoint_ip, is_own};
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{
     at, has, immutable, int, items, items_mut, label, one_of, port_number, preset, text, texts,
 };
@@ -10,12 +10,25 @@ use machinery::names;
 use serde_json::Value;
 
 pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "EndpointSlice")
+    .metadata(Metadata::Whole)
     .generation_by(&["endpoints", "ports", "addressType"])
     .default(default)
+    .on_create(|o| drop_old_topology(o))
+    .warn(|o, _| {
+        let named = text(o, "addressType") == "FQDN";
+        named.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
+    })
     .validate(validate)
     .validate_update(|new, old, _, errors| {
         immutable(at(new, "addressType"), at(old, "addressType"), &Path::new("addressType"), errors);
     })];
+
+/// What endpoints knew of their place before `zone`; only objects that have it keep it.
+fn drop_old_topology(object: &mut Value) {
+    for endpoint in items_mut(object, "endpoints") {
+        endpoint.as_object_mut().and_then(|e| e.remove("deprecatedTopology"));
+    }
+}
 
 fn default(object: &mut Value) {
     for port in items_mut(object, "ports") {

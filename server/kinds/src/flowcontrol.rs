@@ -1,6 +1,6 @@
 //! The group `flowcontrol.apiserver.k8s.io`.
 
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{
     at, has, in_range, int, items, nonnegative, preset, required, some_mut, text, with_spec,
 };
@@ -11,11 +11,13 @@ const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
     Kind::cluster(GROUP, "FlowSchema")
+        .metadata(Metadata::Whole)
         .status()
         .generation()
         .default(|o| with_spec(o, |spec| super::support::preset_int(spec, "matchingPrecedence", 1000)))
         .validate(validate_schema),
     Kind::cluster(GROUP, "PriorityLevelConfiguration")
+        .metadata(Metadata::Whole)
         .status()
         .generation()
         .default(level_defaults)

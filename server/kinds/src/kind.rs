@@ -29,6 +29,10 @@ pub struct Kind {
     status: bool,
     /// A status sent with a create is kept.
     keeps_status: bool,
+    /// Numbers that a fresh status states though they are zero.
+    counts: &'static [&'static str],
+    /// Checks of metadata on updates, besides the registry's.
+    meta: Metadata,
     /// Members whose change counts as a new generation; none: generations are not counted.
     generation: &'static [&'static str],
     default: Option<Default>,
@@ -51,6 +55,8 @@ impl Kind {
             name: names::name_is_subdomain,
             status: false,
             keeps_status: false,
+            counts: &[],
+            meta: Metadata::Update,
             generation: &[],
             default: None,
             create: None,
@@ -88,6 +94,18 @@ impl Kind {
     pub const fn created_with_status(mut self) -> Self {
         self.status = true;
         self.keeps_status = true;
+        self
+    }
+
+    /// [`status`](Self::status), and a new one counts these from zero.
+    pub const fn status_counting(mut self, counts: &'static [&'static str]) -> Self {
+        self.status = true;
+        self.counts = counts;
+        self
+    }
+
+    pub const fn metadata(mut self, meta: Metadata) -> Self {
+        self.meta = meta;
         self
     }
 
@@ -189,6 +207,31 @@ fn carry_generation(object: &mut Value, old: &Value) {
     }
 }
 
+/// What a kind's own validation says of metadata.
+#[derive(Clone, Copy)]
+pub enum Metadata {
+    /// On updates, that it changed rightly.
+    Update,
+    /// On updates, as of a new object and that it changed rightly.
+    Both,
+    /// On updates, as of a new object.
+    Whole,
+    /// As [`Update`](Self::Update), with finalizers of any name.
+    Generic,
+    /// On updates, nothing.
+    Plain,
+}
+
+impl Kind {
+    fn validate_meta(&self, object: &Value) -> FieldErrors {
+        let mut errors = meta::validate(object, self.namespaced, self.name, &META);
+        if !matches!(self.meta, Metadata::Generic) {
+            meta::validate_known_finalizers(object, &META, &mut errors);
+        }
+        errors
+    }
+}
+
 impl Strategy for &'static Kind {
     fn default(&self, object: &mut Value) {
         if let Some(f) = self.default {
@@ -198,7 +241,8 @@ impl Strategy for &'static Kind {
 
     fn prepare_for_create(&self, object: &mut Value) {
         if self.status && !self.keeps_status && object.is_object() {
-            object["status"] = Value::Object(Map::new());
+            object["status"] =
+                self.counts.iter().map(|n| ((*n).to_owned(), Value::from(0))).collect::<Map<_, _>>().into();
         }
         if self.generation.is_empty() {
             meta::take(object, "generation");
@@ -243,7 +287,7 @@ impl Strategy for &'static Kind {
     }
 
     fn validate(&self, object: &Value) -> FieldErrors {
-        let mut errors = meta::validate(object, self.namespaced, self.name, &META);
+        let mut errors = self.validate_meta(object);
         if let Some(f) = self.validate {
             f(object, &mut errors);
         }
@@ -254,10 +298,22 @@ impl Strategy for &'static Kind {
         let mut errors = meta::validate_update(object, old, &META);
         // The registry checked the version against the store's; an absent one means "whatever is there".
         errors.0.retain(|e| e.path != "metadata.resourceVersion");
+        let main = matches!(subresource, "" | "scale");
+        // Upstream's kinds check metadata again after the registry did, some of them twice: causes are repeated.
+        if !matches!(self.meta, Metadata::Plain) {
+            if !matches!(self.meta, Metadata::Whole) || !main {
+                errors.extend(FieldErrors(errors.0.clone()));
+            }
+            if !matches!(self.meta, Metadata::Generic) {
+                meta::validate_known_finalizers(object, &META, &mut errors);
+            }
+        }
         if let Some(f) = self.validate_update {
             f(object, old, subresource, &mut errors);
         }
-        let main = matches!(subresource, "" | "scale");
+        if main && matches!(self.meta, Metadata::Both | Metadata::Whole) {
+            errors.extend(self.validate_meta(object));
+        }
         if let Some(f) = self.validate.filter(|_| main) {
             let mut more = FieldErrors::new();
             f(object, &mut more);

@@ -1,6 +1,6 @@
 //! The group `networking.k8s.io`.
 
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{
     at, cidr, has, immutable, int, is_cidr, is_ip, items, items_mut, one_of_if_set, port_number,
     port_or_name, preset, required, some_mut, text, texts, with_spec,
@@ -13,8 +13,16 @@ use serde_json::Value;
 const GROUP: &str = "networking.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::namespaced(GROUP, "Ingress").status().generation().validate(validate_ingress),
-    Kind::cluster(GROUP, "IngressClass")
+    Kind::namespaced(GROUP, "Ingress").metadata(Metadata::Both).status()
+        .generation()
+        .on_create(|o| o["status"] = serde_json::json!({"loadBalancer": {}}))
+        .warn(|o, _| {
+            let old_way = meta::annotation(o, "kubernetes.io/ingress.class").is_some();
+            let warning = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
+            old_way.then(|| warning.to_owned()).into_iter().collect()
+        })
+        .validate(validate_ingress),
+    Kind::cluster(GROUP, "IngressClass").metadata(Metadata::Both)
         .generation()
         .default(|o| {
             if let Some(spec) = some_mut(o, "spec")

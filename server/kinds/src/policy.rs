@@ -1,13 +1,16 @@
 //! The group `policy`.
 
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{at, at_most_hundred, count_or_percent, has, one_of_if_set};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
 use serde_json::Value;
 
-pub(super) static KINDS: &[Kind] =
-    &[Kind::namespaced("policy", "PodDisruptionBudget").status().generation().validate(validate)];
+pub(super) static KINDS: &[Kind] = &[Kind::namespaced("policy", "PodDisruptionBudget")
+    .metadata(Metadata::Plain)
+    .status_counting(&["currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"])
+    .generation()
+    .validate(validate)];
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
     let path = Path::new("spec");

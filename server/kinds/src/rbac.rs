@@ -1,6 +1,6 @@
 //! The group `rbac.authorization.k8s.io`.
 
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{at, items, items_mut, preset, same, some_mut, subdomain, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
@@ -10,27 +10,34 @@ use serde_json::Value;
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::namespaced(GROUP, "Role").named(names::path_segment).validate(|o, errors| rules(o, true, errors)),
-    Kind::cluster(GROUP, "ClusterRole").named(names::path_segment).validate(|o, errors| {
-        rules(o, false, errors);
-        let selectors = Path::new("aggregationRule.clusterRoleSelectors");
-        let rule = at(o, "aggregationRule");
-        if !rule.is_null() && items(rule, "clusterRoleSelectors").is_empty() {
-            errors.required(
-                &selectors,
-                "at least one clusterRoleSelector required if aggregationRule is non-nil",
-            );
-        }
-        for (i, selector) in items(rule, "clusterRoleSelectors").iter().enumerate() {
-            validate_label_selector(Some(selector), &selectors.index(i), errors);
-        }
-    }),
+    Kind::namespaced(GROUP, "Role")
+        .metadata(Metadata::Both)
+        .named(names::path_segment)
+        .validate(|o, errors| rules(o, true, errors)),
+    Kind::cluster(GROUP, "ClusterRole").metadata(Metadata::Both).named(names::path_segment).validate(
+        |o, errors| {
+            rules(o, false, errors);
+            let selectors = Path::new("aggregationRule.clusterRoleSelectors");
+            let rule = at(o, "aggregationRule");
+            if !rule.is_null() && items(rule, "clusterRoleSelectors").is_empty() {
+                errors.required(
+                    &selectors,
+                    "at least one clusterRoleSelector required if aggregationRule is non-nil",
+                );
+            }
+            for (i, selector) in items(rule, "clusterRoleSelectors").iter().enumerate() {
+                validate_label_selector(Some(selector), &selectors.index(i), errors);
+            }
+        },
+    ),
     Kind::namespaced(GROUP, "RoleBinding")
+        .metadata(Metadata::Both)
         .named(names::path_segment)
         .default(binding_defaults)
         .validate(|o, errors| binding(o, true, errors))
         .validate_update(role_ref_update),
     Kind::cluster(GROUP, "ClusterRoleBinding")
+        .metadata(Metadata::Both)
         .named(names::path_segment)
         .default(binding_defaults)
         .validate(|o, errors| binding(o, false, errors))

@@ -1,6 +1,6 @@
 //! The group `storage.k8s.io`.
 
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 use super::support::{at, has, immutable, items, members, one_of, preset, required, text, texts, with_spec};
 use machinery::field::{FieldError, FieldErrors, Path};
 use machinery::names;
@@ -25,7 +25,7 @@ pub(super) static KINDS: &[Kind] = &[
             immutable(at(new, mode), at(old, mode), &Path::new(mode), errors);
         },
     ),
-    Kind::cluster(GROUP, "VolumeAttachment").status().validate(validate_attachment).validate_update(
+    Kind::cluster(GROUP, "VolumeAttachment").metadata(Metadata::Whole).status().on_create(|o| o["status"] = serde_json::json!({"attached": false})).validate(validate_attachment).validate_update(
         |new, old, subresource, errors| {
             if subresource.is_empty() {
                 immutable(at(new, "spec"), at(old, "spec"), &Path::new("spec"), errors);
@@ -34,6 +34,14 @@ pub(super) static KINDS: &[Kind] = &[
     ),
     Kind::cluster(GROUP, "CSIDriver")
         .generation()
+        // Counted from its first change.
+        .on_create(|o| drop(machinery::meta::take(o, "generation")))
+        .warn(|o, _| {
+            let spec = at(o, "spec");
+            let unset = !items(spec, "tokenRequests").is_empty() && !has(spec, "serviceAccountTokenInSecrets");
+            let warning = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
+            unset.then(|| warning.to_owned()).into_iter().collect()
+        })
         .default(driver_defaults)
         .validate(validate_driver)
         .validate_update(|new, old, _, errors| {
@@ -42,13 +50,13 @@ pub(super) static KINDS: &[Kind] = &[
                 immutable(&get(new), &get(old), &Path::new("spec").child(field), errors);
             }
         }),
-    Kind::cluster(GROUP, "CSINode").validate(validate_node),
+    Kind::cluster(GROUP, "CSINode").metadata(Metadata::Whole).validate(validate_node),
     Kind::namespaced(GROUP, "CSIStorageCapacity").validate(|o, errors| {
         if text(o, "storageClassName").is_empty() {
             errors.required(&Path::new("storageClassName"), "");
         }
     }),
-    Kind::cluster(GROUP, "VolumeAttributesClass")
+    Kind::cluster(GROUP, "VolumeAttributesClass").metadata(Metadata::Both)
         .validate(|o, errors| {
             driver_name(text(o, "driverName"), &Path::new("driverName"), errors);
         })

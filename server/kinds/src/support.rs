@@ -164,6 +164,32 @@ pub(super) fn one_of_if_set(
     }
 }
 
+/// As [`one_of`] for a pointer: absent is fine, an empty text is not.
+pub(super) fn one_of_pointer(
+    value: &Value,
+    name: &str,
+    supported: &[&str],
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) {
+    if let Some(given) = value.get(name).and_then(Value::as_str).filter(|v| !supported.contains(v)) {
+        errors.not_supported(&path.child(name), given, supported);
+    }
+}
+
+/// As [`one_of`] for fields of which upstream says an empty text is no supported value.
+pub(super) fn supported_only(
+    value: &Value,
+    name: &str,
+    supported: &[&str],
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) {
+    if !supported.contains(&text(value, name)) {
+        errors.not_supported(&path.child(name), text(value, name), supported);
+    }
+}
+
 pub(super) fn required(value: &Value, name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     if text(value, name).is_empty() {
         errors.required(&path.child(name), "");

@@ -16,14 +16,42 @@ pub(super) fn bytes(text: &str) -> Result<Cow<'_, str>, String> {
         if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "").into() } else { text.into() };
     match STANDARD.decode(clean.as_bytes()) {
         Ok(_) => Ok(clean),
-        Err(e) => {
-            let at = match e {
-                base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                _ => clean.len().saturating_sub(clean.len() % 4),
-            };
-            Err(format!("illegal base64 data at input byte {at}"))
-        }
+        // Bits after the end are dropped, as Go drops them.
+        Err(base64::DecodeError::InvalidLastSymbol(..)) => match LENIENT.decode(clean.as_bytes()) {
+            Ok(bytes) => Ok(STANDARD.encode(bytes).into()),
+            Err(_) => Err(corrupt(text)),
+        },
+        Err(_) => Err(corrupt(text)),
     }
+}
+
+const LENIENT: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    base64::engine::GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// Where Go's decoder stops: it counts line breaks, and looks at groups of four.
+fn corrupt(text: &str) -> String {
+    let bytes: Vec<(usize, u8)> =
+        text.bytes().enumerate().filter(|(_, b)| !matches!(b, b'\r' | b'\n')).collect();
+    let mut at = text.len();
+    for group in bytes.chunks(4) {
+        let bad = group.iter().position(|(_, b)| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/')));
+        match bad {
+            Some(i @ 0..=1) => at = group[i].0,
+            Some(2) if group[2].1 == b'=' => match group.get(3) {
+                None => {}
+                Some((_, b'=')) => at = group[3].0 + 1,
+                Some((i, _)) => at = *i,
+            },
+            Some(3) if group[3].1 == b'=' => at = group[3].0 + 1,
+            Some(i) => at = group[i].0,
+            None if group.len() < 4 => at = group[0].0,
+            None => continue,
+        }
+        break;
+    }
+    format!("illegal base64 data at input byte {at}")
 }
 
 const RFC3339: &str = "2006-01-02T15:04:05Z07:00";

@@ -84,15 +84,18 @@ impl ApiServer {
         let strategy = &resource.strategy;
         schemas::default(resource, &mut object);
         strategy.default(&mut object);
-        let name = meta::name(&object).to_owned();
-        let request = target.admission(Operation::Create, &name, None, &options, dry_run);
-        self.admit(&request, &mut object).await?;
-        strategy.prepare_for_create(&mut object);
-        strategy.attribute(&mut object, target.user);
-        schemas::default(resource, &mut object);
+        // What admission and the kind's own preparation add belongs to nobody.
+        warnings.extend(meta::dedup_owners(&mut object, false));
         if !managed {
             schemas::manage_update(resource, None, &mut object, &target.manager, target.subresource);
         }
+        let name = meta::name(&object).to_owned();
+        let request = target.admission(Operation::Create, &name, None, &options, dry_run);
+        self.admit(&request, &mut object).await?;
+        warnings.extend(meta::dedup_owners(&mut object, true));
+        strategy.prepare_for_create(&mut object);
+        strategy.attribute(&mut object, target.user);
+        schemas::default(resource, &mut object);
         let mut allocation = self.services.allocate(resource, &mut object, None)?;
         let mut errors = schemas::validate_metadata(resource, &object);
         errors.0.extend(schemas::validate(resource, &object, None, warnings).0);

@@ -94,3 +94,16 @@ pub fn generate_name(base: &str) -> String {
     }
     out
 }
+
+/// Owners named twice are named once; the warning of it. `late`: admission named them.
+pub fn dedup_owners(object: &mut Value, late: bool) -> Option<String> {
+    let dropped = machinery::meta::dedup_owners(object);
+    let after = if late { " after mutating admission happens" } else { "" };
+    (!dropped.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries{after}; API server dedups owner references in 1.20+, and \
+             may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            dropped.join(", ")
+        )
+    })
+}

@@ -83,11 +83,16 @@ impl ApiServer {
         self.check_identity(target, old, revision, &mut new)?;
         schemas::default(resource, &mut new);
         strategy.default(&mut new);
+        warnings.extend(meta::dedup_owners(&mut new, false));
+        if !managed {
+            schemas::manage_update(resource, Some(old), &mut new, &target.manager, target.subresource);
+        }
         let options = target.options.to_value("UpdateOptions");
         let operation = if mode.connect_as_create { Operation::Create } else { Operation::Update };
         let request = target.admission(operation, target.name, Some(old), &options, target.options.dry_run);
         let dry_run = target.options.dry_run;
         self.admit(&request, &mut new).await?;
+        warnings.extend(meta::dedup_owners(&mut new, true));
         carry_identity(&mut new, old);
         let part = if mode.as_main { "" } else { target.subresource };
         if !mode.trusted {
@@ -95,9 +100,6 @@ impl ApiServer {
         }
         schemas::default(resource, &mut new);
         let mut allocation = self.services.allocate(resource, &mut new, Some(old))?;
-        if !managed {
-            schemas::manage_update(resource, Some(old), &mut new, &target.manager, target.subresource);
-        }
         if !mode.trusted {
             let mut errors = schemas::validate_metadata_update(resource, &new, old);
             errors.0.extend(schemas::validate(resource, &new, Some(old), warnings).0);
@@ -207,7 +209,7 @@ impl ApiServer {
                     serde_json::json!(0),
                     "must be specified for an update",
                 )]);
-                return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
+                return Err(ApiError::invalid(&resource.group, &resource.plural, target.name, &errors));
             }
         } else {
             let version = crate::http::options::resource_version(asked)?;

@@ -274,7 +274,8 @@ impl Allocators {
         let wanted = wants_ports(spec);
         let health = wants_health_port(spec);
         let mut own: Vec<(u16, String)> = Vec::new();
-        for (i, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+        for (i, port) in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+        {
             let asked = port["nodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
             let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
             if asked == 0 {

@@ -1,6 +1,6 @@
 //! Where a pod may run: selectors, affinity, tolerations, spreading.
 
-use crate::support::{at, has, int, items, one_of_if_set, text};
+use crate::support::{at, has, int, items, one_of_if_set, one_of_pointer, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
 use machinery::names;
@@ -27,13 +27,18 @@ fn requirement(e: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-/// A term of a node selector.
-fn node_term(term: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+/// A term of a node selector. `values`: those of expressions are checked too.
+fn node_term(term: &Value, values_too: bool, path: &Path<'_>, errors: &mut FieldErrors) {
     for (i, e) in items(term, "matchExpressions").iter().enumerate() {
         let at = path.child("matchExpressions");
         requirement(e, &at.index(i), errors);
         let key = text(e, "key");
         errors.invalid_each(&at.index(i).child("key"), key, names::qualified_name(key));
+        let at_i = at.index(i);
+        let at_values = at_i.child("values");
+        for (n, value) in texts(e, "values").enumerate().filter(|_| values_too) {
+            errors.invalid_each(&at_values.index(n), value, names::label_value(value));
+        }
     }
     for (i, e) in items(term, "matchFields").iter().enumerate() {
         let list = path.child("matchFields");
@@ -49,6 +54,11 @@ fn node_term(term: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         }
         if text(e, "key") != "metadata.name" {
             errors.invalid(&at.child("key"), text(e, "key"), "not a valid field selector key");
+            continue;
+        }
+        let at_values = at.child("values");
+        for (n, value) in texts(e, "values").enumerate() {
+            errors.invalid_each(&at_values.index(n), value, names::dns1123_subdomain(value));
         }
     }
 }
@@ -61,7 +71,7 @@ pub(super) fn node_selector(selector: &Value, path: &Path<'_>, errors: &mut Fiel
         errors.required(&at, "must have at least one node selector term");
     }
     for (i, term) in terms.iter().enumerate() {
-        node_term(term, &at.index(i), errors);
+        node_term(term, true, &at.index(i), errors);
     }
 }
 
@@ -72,12 +82,30 @@ fn weight(preference: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
+/// Keys whose values are taken from the pod's own labels: they narrow a selector, so there has to be one.
+fn label_keys(of: &Value, member: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let path = path.child(member);
+    if !items(of, member).is_empty() && !has(of, "labelSelector") {
+        errors.forbidden(&path, "must not be specified when labelSelector is not set");
+        return;
+    }
+    for (i, key) in texts(of, member).enumerate() {
+        errors.invalid_each(&path.index(i), key, names::qualified_name(key));
+    }
+}
+
 fn pod_term(term: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     validate_label_selector(term.get("labelSelector"), &path.child("labelSelector"), errors);
     validate_label_selector(term.get("namespaceSelector"), &path.child("namespaceSelector"), errors);
-    for (i, name) in items(term, "namespaces").iter().enumerate() {
-        let name = name.as_str().unwrap_or("");
-        errors.invalid_each(&path.child("namespaces").index(i), name, names::name_is_label(name, false));
+    for name in texts(term, "namespaces") {
+        errors.invalid_each(&path.child("namespace"), name, names::name_is_label(name, false));
+    }
+    label_keys(term, "matchLabelKeys", path, errors);
+    label_keys(term, "mismatchLabelKeys", path, errors);
+    let twice = texts(term, "matchLabelKeys").enumerate();
+    for (i, key) in twice.filter(|(_, k)| texts(term, "mismatchLabelKeys").any(|m| m == *k)) {
+        let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+        errors.invalid(&path.child("matchLabelKeys").index(i), key, detail);
     }
     let key = text(term, "topologyKey");
     if key.is_empty() {
@@ -100,7 +128,7 @@ pub(super) fn affinity(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
         let list = node_path.child(preferred);
         let at_i = list.index(i);
         weight(p, &at_i, errors);
-        node_term(at(p, "preference"), &at_i.child("preference"), errors);
+        node_term(at(p, "preference"), false, &at_i.child("preference"), errors);
     }
     for name in ["podAffinity", "podAntiAffinity"] {
         let value = at(affinity, name);
@@ -170,7 +198,6 @@ pub(super) fn tolerations(spec: &Value, path: &Path<'_>, errors: &mut FieldError
 
 pub(super) fn spread(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let list = path.child("topologySpreadConstraints");
-    let mut seen: Vec<(&str, &str)> = Vec::new();
     for (i, c) in items(spec, "topologySpreadConstraints").iter().enumerate() {
         let at = list.index(i);
         let skew = int(c, "maxSkew").unwrap_or(0);
@@ -180,8 +207,6 @@ pub(super) fn spread(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         let key = text(c, "topologyKey");
         if key.is_empty() {
             errors.required(&at.child("topologyKey"), "can not be empty");
-        } else {
-            errors.invalid_each(&at.child("topologyKey"), key, names::qualified_name(key));
         }
         let action = text(c, "whenUnsatisfiable");
         if !["DoNotSchedule", "ScheduleAnyway"].contains(&action) {
@@ -191,10 +216,12 @@ pub(super) fn spread(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
                 &["DoNotSchedule", "ScheduleAnyway"],
             );
         }
-        if seen.contains(&(key, action)) {
+        let repeated = items(spec, "topologySpreadConstraints")[i + 1..]
+            .iter()
+            .any(|c| (text(c, "topologyKey"), text(c, "whenUnsatisfiable")) == (key, action));
+        if repeated {
             errors.duplicate(&at.child("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {action}}}"));
         }
-        seen.push((key, action));
         if let Some(domains) = int(c, "minDomains") {
             if domains <= 0 {
                 errors.invalid(&at.child("minDomains"), domains, "must be greater than zero");
@@ -203,13 +230,14 @@ pub(super) fn spread(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
                 errors.invalid(
                     &at.child("minDomains"),
                     domains,
-                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not ScheduleAnyway",
+                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"),
                 );
             }
         }
         for name in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
-            one_of_if_set(c, name, &["Honor", "Ignore"], &at, errors);
+            one_of_pointer(c, name, &["Honor", "Ignore"], &at, errors);
         }
+        label_keys(c, "matchLabelKeys", &at, errors);
         validate_label_selector(c.get("labelSelector"), &at.child("labelSelector"), errors);
     }
 }

@@ -1,9 +1,9 @@
 //! Persistent volume claims.
 
 use super::pod_defaults::round_list;
-use crate::kind::{Kind, carry};
+use crate::kind::{Kind, Metadata, carry};
 use crate::support::{
-    at, has, map_mut, one_of_if_set, preset, required, same, some_mut, subdomain, text, texts, with_spec,
+    at, has, map_mut, one_of_pointer, preset, required, same, some_mut, subdomain, text, texts, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
@@ -11,9 +11,18 @@ use machinery::quantity::Quantity;
 use serde_json::{Value, json};
 
 pub(super) const KIND: Kind = Kind::namespaced("", "PersistentVolumeClaim")
+    .metadata(Metadata::Both)
     .status()
     .default(default)
-    .on_create(|o| o["status"] = json!({"phase": "Pending"}))
+    .on_create(|o| {
+        o["status"] = json!({"phase": "Pending"});
+        with_spec(o, data_sources);
+    })
+    .on_update(|o, _, subresource| {
+        if subresource.is_empty() {
+            with_spec(o, data_sources);
+        }
+    })
     .validate(|o, errors| claim_spec(at(o, "spec"), &Path::new("spec"), errors))
     .validate_update(validate_update)
     .select(|o| vec![("name", machinery::meta::name(o).into())]);
@@ -30,7 +39,6 @@ fn default(object: &mut Value) {
                 }
             }
         }
-        data_sources(spec);
     });
     if map_mut(object, "status").is_some() {
         preset(&mut object["status"], "phase", "Pending");
@@ -43,10 +51,7 @@ fn data_sources(spec: &mut Value) {
         spec["dataSourceRef"] = at(spec, "dataSource").clone();
     } else if has(spec, "dataSourceRef") && !has(spec, "dataSource") {
         let source = at(spec, "dataSourceRef").clone();
-        let group = text(&source, "apiGroup");
-        let core = group.is_empty() && text(&source, "kind") == "PersistentVolumeClaim";
-        let snapshot = group == "snapshot.storage.k8s.io" && text(&source, "kind") == "VolumeSnapshot";
-        if text(&source, "namespace").is_empty() && (core || snapshot) {
+        if !has(&source, "namespace") {
             spec["dataSource"] = source;
         }
     }
@@ -76,22 +81,18 @@ pub(crate) fn claim_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors
     let resources = path.child("resources");
     let requests = at(at(spec, "resources"), "requests");
     match requests.get("storage") {
-        None => errors.required(&resources.child("storage"), ""),
+        None => errors.required(&resources.key("storage"), ""),
         Some(size) => {
             let quantity = Quantity::parse(size.as_str().unwrap_or("")).unwrap_or_default();
             if quantity.sign() <= 0 {
-                errors.invalid(
-                    &resources.child("storage"),
-                    quantity.to_string(),
-                    "must be greater than zero",
-                );
+                errors.invalid(&resources.key("storage"), quantity.to_string(), "must be greater than zero");
             }
         }
     }
     if !text(spec, "storageClassName").is_empty() {
         subdomain(text(spec, "storageClassName"), &path.child("storageClassName"), errors);
     }
-    one_of_if_set(spec, "volumeMode", &["Block", "Filesystem"], path, errors);
+    one_of_pointer(spec, "volumeMode", &["Block", "Filesystem"], path, errors);
     for name in ["dataSource", "dataSourceRef"] {
         let source = at(spec, name);
         if source.is_null() {
@@ -166,7 +167,7 @@ mod tests {
             errors(&claim(json!({}))),
             [
                 "spec.accessModes: Required value: at least 1 access mode is required",
-                "spec.resources.storage: Required value"
+                "spec.resources[storage]: Required value"
             ]
         );
         let good =

@@ -1,13 +1,15 @@
 //! Config maps.
 
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{at, members, same};
 use machinery::field::{FieldError, FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
 
-pub(super) const KIND: Kind =
-    Kind::namespaced("", "ConfigMap").validate(validate).validate_update(validate_update);
+pub(super) const KIND: Kind = Kind::namespaced("", "ConfigMap")
+    .metadata(Metadata::Both)
+    .validate(validate)
+    .validate_update(validate_update);
 
 pub(super) const MAX_SIZE: usize = 1024 * 1024;
 

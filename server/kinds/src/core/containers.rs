@@ -2,7 +2,7 @@
 
 use super::{resources, security};
 use crate::support::{
-    at, flag, has, int, items, label, nonnegative, one_of, one_of_if_set, port_number, port_or_name,
+    at, flag, has, int, items, label, nonnegative, one_of, one_of_pointer, port_number, port_or_name,
     required, text,
 };
 use machinery::field::{FieldErrors, Path};
@@ -32,20 +32,20 @@ pub(super) fn all(spec: &Value, volumes: &[(&str, bool)], path: &Path<'_>, error
         for name in ["livenessProbe", "startupProbe"] {
             one_success(c, name, &at_i, errors);
         }
-        lifecycle(c, &at_i, errors);
-        one_of_if_set(c, "restartPolicy", &["Always", "OnFailure", "Never"], &at_i, errors);
+        lifecycle(c, spec, &at_i, errors);
+        one_of_pointer(c, "restartPolicy", &["Always", "Never", "OnFailure"], &at_i, errors);
     }
     host_port_conflicts(spec, &containers, errors);
     let init = path.child("initContainers");
     for (i, c) in items(spec, "initContainers").iter().enumerate() {
         let at_i = init.index(i);
         common(c, &around, &mut seen, &at_i, errors);
-        one_of_if_set(c, "restartPolicy", &["Always", "OnFailure", "Never"], &at_i, errors);
+        one_of_pointer(c, "restartPolicy", &["Always", "Never", "OnFailure"], &at_i, errors);
         if text(c, "restartPolicy") == "Always" {
             for name in ["livenessProbe", "startupProbe"] {
                 one_success(c, name, &at_i, errors);
             }
-            lifecycle(c, &at_i, errors);
+            lifecycle(c, spec, &at_i, errors);
         } else {
             for name in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
                 if has(c, name) {
@@ -145,12 +145,31 @@ fn common<'v>(
             probe(at(c, name), &path.child(name), errors);
         }
     }
-    for (i, p) in items(c, "resizePolicy").iter().enumerate() {
-        let list = path.child("resizePolicy");
-        one_of(p, "resourceName", &["cpu", "memory"], &list.index(i), errors);
-        one_of(p, "restartPolicy", &["NotRequired", "RestartContainer"], &list.index(i), errors);
-    }
+    resize_policies(c, text(around.spec, "restartPolicy"), &path.child("resizePolicy"), errors);
     security::container(c, around.spec, &path.child("securityContext"), errors);
+}
+
+fn resize_policies(c: &Value, pod_policy: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    const RESOURCES: &[&str] = &["cpu", "memory"];
+    const POLICIES: &[&str] = &["NotRequired", "RestartContainer"];
+    let all = items(c, "resizePolicy");
+    for (i, p) in all.iter().enumerate() {
+        let resource = text(p, "resourceName");
+        if all[..i].iter().any(|q| text(q, "resourceName") == resource) {
+            errors.duplicate(&path.index(i), resource);
+        }
+        for (value, known) in [(resource, RESOURCES), (text(p, "restartPolicy"), POLICIES)] {
+            match value {
+                "" => errors.required(path, ""),
+                other if !known.contains(&other) => errors.not_supported(path, other, known),
+                _ => {}
+            }
+        }
+        if pod_policy == "Never" && text(p, "restartPolicy") != "NotRequired" {
+            let detail = "must be 'NotRequired' when pod `restartPolicy` is 'Never'";
+            errors.invalid(path, text(p, "restartPolicy"), detail);
+        }
+    }
 }
 
 fn one_success(c: &Value, name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -225,6 +244,23 @@ const FIELD_PATHS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
+/// What a field path is converted by, before it is asked whether it suits the place.
+const CONVERTIBLE: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.serviceAccountName",
+    "spec.schedulerName",
+    "status.phase",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
 const VOLUME_FIELD_PATHS: &[&str] =
     &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 const RESOURCES: &[&str] = &[
@@ -250,6 +286,18 @@ pub(super) fn object_field(field: &Value, volume: bool, path: &Path<'_>, errors:
     let name = text(field, "fieldPath");
     if name.is_empty() {
         errors.required(&path.child("fieldPath"), "");
+        return;
+    }
+    let version = text(field, "apiVersion");
+    let why = match subscript(name) {
+        _ if version != "v1" => Some(format!("unsupported pod version: {version}")),
+        Some((base, _)) if matches!(base, "metadata.labels" | "metadata.annotations") => None,
+        Some((base, _)) => Some(format!("field label does not support subscript: {base}")),
+        None if CONVERTIBLE.contains(&name) => None,
+        None => Some(format!("field label not supported: {name}")),
+    };
+    if let Some(why) = why {
+        errors.invalid(&path.child("fieldPath"), name, format!("error converting fieldPath: {why}"));
         return;
     }
     if let Some((base, key)) = subscript(name) {
@@ -280,11 +328,35 @@ pub(super) fn resource_field(field: &Value, volume: bool, path: &Path<'_>, error
         if !RESOURCES.contains(&name) && !name.contains(".hugepages-") {
             errors.not_supported(&path.child("resource"), name, RESOURCES);
         }
+        divisor(field, name, path, errors);
+    }
+}
+
+fn divisor(field: &Value, name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    const SIZES: &str = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";
+    let given = text(field, "divisor");
+    if given.is_empty() || given == "0" {
+        return;
+    }
+    let (known, what) = match name.rsplit('.').next().unwrap_or_default() {
+        "cpu" => ("1m and 1", "cpu"),
+        "memory" => (SIZES, "memory"),
+        "ephemeral-storage" => (SIZES, "local ephemeral storage"),
+        other if other.starts_with("hugepages-") => (SIZES, "hugepages"),
+        _ => return,
+    };
+    if !known.split([',', ' ']).any(|k| k == given) {
+        let detail = format!("only divisor's values {known} are supported with the {what} resource");
+        errors.invalid(&path.child("divisor"), name, detail);
     }
 }
 
 fn key_ref(source: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    required(source, "name", path, errors);
+    errors.invalid_each(
+        &path.child("name"),
+        text(source, "name"),
+        names::dns1123_subdomain(text(source, "name")),
+    );
     let key = text(source, "key");
     if key.is_empty() {
         errors.required(&path.child("key"), "");
@@ -333,8 +405,7 @@ fn env(c: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             );
         } else if !text(var, "value").is_empty() {
             errors.invalid(&path, "", "may not be specified when `value` is not empty");
-        }
-        if count > 1 {
+        } else if count > 1 {
             errors.invalid(&path, "", "may not have more than one field specified at a time");
         }
     }
@@ -351,7 +422,14 @@ fn env_from(c: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         for source in ["configMapRef", "secretRef"] {
             if has(from, source) {
                 count += 1;
-                required(at(from, source), "name", &at_i.child(source), errors);
+                let name = text(at(from, source), "name");
+                let at_source = at_i.child(source);
+                let at_name = at_source.child("name");
+                if name.is_empty() {
+                    errors.required(&at_name, "");
+                } else {
+                    errors.invalid_each(&at_name, name, names::dns1123_subdomain(name));
+                }
             }
         }
         match count {
@@ -396,6 +474,9 @@ fn mounts(c: &Value, around: &Around<'_>, path: &Path<'_>, errors: &mut FieldErr
             errors.invalid(&at_i.child("mountPath"), target, "must be unique");
         }
         seen.push(target);
+        if items(c, "volumeDevices").iter().any(|d| text(d, "name") == name) {
+            errors.invalid(&at_i.child("name"), name, "must not already exist in volumeDevices");
+        }
         if items(c, "volumeDevices").iter().any(|d| text(d, "devicePath") == target) {
             errors.invalid(
                 &at_i.child("mountPath"),
@@ -405,7 +486,7 @@ fn mounts(c: &Value, around: &Around<'_>, path: &Path<'_>, errors: &mut FieldErr
         }
         let sub = text(mount, "subPath");
         if !sub.is_empty() {
-            descending(sub, &at_i.child("subPath"), errors);
+            descending(sub, &list.child("subPath"), errors);
         }
         let expression = text(mount, "subPathExpr");
         if !expression.is_empty() {
@@ -416,26 +497,35 @@ fn mounts(c: &Value, around: &Around<'_>, path: &Path<'_>, errors: &mut FieldErr
                     "subPathExpr and subPath are mutually exclusive",
                 );
             }
-            descending(expression, &at_i.child("subPathExpr"), errors);
+            descending(expression, &list.child("subPathExpr"), errors);
         }
         let propagation = text(mount, "mountPropagation");
-        if !propagation.is_empty() {
-            one_of(mount, "mountPropagation", &["Bidirectional", "HostToContainer", "None"], &at_i, errors);
+        if has(mount, "mountPropagation") {
+            one_of_pointer(
+                mount,
+                "mountPropagation",
+                &["Bidirectional", "HostToContainer", "None"],
+                &list,
+                errors,
+            );
             if propagation == "Bidirectional" && !flag(at(c, "securityContext"), "privileged") {
                 errors.forbidden(
-                    &at_i.child("mountPropagation"),
+                    &list.child("mountPropagation"),
                     "Bidirectional mount propagation is available only to privileged containers",
                 );
             }
         }
-        recursive_read_only(mount, &at_i, errors);
+        recursive_read_only(mount, &list, errors);
     }
     let devices = path.child("volumeDevices");
-    for (i, device) in items(c, "volumeDevices").iter().enumerate() {
+    let all = items(c, "volumeDevices");
+    for (i, device) in all.iter().enumerate() {
         let at_i = devices.index(i);
-        let name = text(device, "name");
+        let (name, target) = (text(device, "name"), text(device, "devicePath"));
         required(device, "name", &at_i, errors);
-        required(device, "devicePath", &at_i, errors);
+        if !name.is_empty() && all[..i].iter().any(|d| text(d, "name") == name) {
+            errors.invalid(&at_i.child("name"), name, "must be unique");
+        }
         match around.volumes.iter().find(|(v, _)| *v == name) {
             None => errors.not_found(&at_i.child("name"), name),
             Some((_, false)) => errors.invalid(
@@ -445,7 +535,23 @@ fn mounts(c: &Value, around: &Around<'_>, path: &Path<'_>, errors: &mut FieldErr
             ),
             Some(_) => {}
         }
-        no_backsteps(text(device, "devicePath"), &at_i.child("devicePath"), errors);
+        required(device, "devicePath", &at_i, errors);
+        if all[..i].iter().any(|d| text(d, "devicePath") == target) {
+            errors.invalid(&at_i.child("devicePath"), target, "must be unique");
+        }
+        if target.split('/').any(|part| part == "..") {
+            errors.invalid(&at_i.child("devicePath"), target, "can not contain backsteps ('..')");
+        }
+        if items(c, "volumeMounts").iter().any(|m| text(m, "name") == name) {
+            errors.invalid(&at_i.child("name"), name, "must not already exist in volumeMounts");
+        }
+        if items(c, "volumeMounts").iter().any(|m| text(m, "mountPath") == target) {
+            errors.invalid(
+                &at_i.child("devicePath"),
+                target,
+                "must not already exist as a path in volumeMounts",
+            );
+        }
     }
 }
 
@@ -453,12 +559,13 @@ fn recursive_read_only(mount: &Value, path: &Path<'_>, errors: &mut FieldErrors)
     let mode = text(mount, "recursiveReadOnly");
     let path = path.child("recursiveReadOnly");
     match mode {
-        "" | "Disabled" => {}
+        "" if !has(mount, "recursiveReadOnly") => {}
+        "Disabled" => {}
         "Enabled" | "IfPossible" => {
             if !flag(mount, "readOnly") {
                 errors.forbidden(&path, "may only be specified when readOnly is true");
             }
-            if !matches!(text(mount, "mountPropagation"), "" | "None") {
+            if has(mount, "mountPropagation") && text(mount, "mountPropagation") != "None" {
                 errors
                     .forbidden(&path, "may only be specified when mountPropagation is None or not specified");
             }
@@ -470,7 +577,7 @@ fn recursive_read_only(mount: &Value, path: &Path<'_>, errors: &mut FieldErrors)
 const HANDLERS: &[&str] = &["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
 
 /// The one thing a probe or hook does.
-fn handler(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+fn handler(value: &Value, grace: Option<i64>, path: &Path<'_>, errors: &mut FieldErrors) {
     let mut count = 0;
     for name in HANDLERS {
         if !has(value, name) {
@@ -494,6 +601,14 @@ fn handler(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
                 }
             }
             "tcpSocket" => port_or_name(at(action, "port"), &path.child("port"), errors),
+            "sleep" => {
+                let seconds = int(action, "seconds").unwrap_or(0);
+                if let Some(grace) = grace.filter(|g| !(0..=*g).contains(&seconds)) {
+                    let detail =
+                        format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                    errors.invalid(&path, seconds, detail);
+                }
+            }
             "grpc" => port_number(int(action, "port").unwrap_or(0), &path.child("port"), errors),
             _ => {}
         }
@@ -504,7 +619,7 @@ fn handler(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
 }
 
 fn probe(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    handler(value, path, errors);
+    handler(value, None, path, errors);
     for name in
         ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
     {
@@ -515,12 +630,12 @@ fn probe(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn lifecycle(c: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+fn lifecycle(c: &Value, spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let value = at(c, "lifecycle");
     let path = path.child("lifecycle");
     for hook in ["postStart", "preStop"] {
         if has(value, hook) {
-            handler(at(value, hook), &path.child(hook), errors);
+            handler(at(value, hook), int(spec, "terminationGracePeriodSeconds"), &path.child(hook), errors);
         }
     }
 }

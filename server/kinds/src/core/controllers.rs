@@ -9,7 +9,7 @@ use machinery::meta;
 use serde_json::Value;
 
 pub(super) const REPLICATION_CONTROLLER: Kind = Kind::namespaced("", "ReplicationController")
-    .status()
+    .status_counting(&["replicas"])
     .generation()
     .default(default)
     .validate(validate)

@@ -1,13 +1,14 @@
 //! Endpoints, the older form of endpoint slices.
 
 use super::service::not_special;
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{at, has, int, ip, items, items_mut, label, one_of, port_number, preset, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
 
-pub(super) const KIND: Kind = Kind::namespaced("", "Endpoints").default(default).validate(validate);
+pub(super) const KIND: Kind =
+    Kind::namespaced("", "Endpoints").metadata(Metadata::Both).default(default).validate(validate);
 
 fn default(object: &mut Value) {
     for subset in items_mut(object, "subsets") {

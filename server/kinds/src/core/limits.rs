@@ -1,15 +1,17 @@
 //! Limit ranges and resource quotas.
 
 use super::resources;
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{at, immutable, items, items_mut, map_mut, members, some_mut, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use machinery::quantity::Quantity;
 use serde_json::{Map, Value};
 
-pub(super) const LIMIT_RANGE: Kind =
-    Kind::namespaced("", "LimitRange").default(range_defaults).validate(validate_range);
+pub(super) const LIMIT_RANGE: Kind = Kind::namespaced("", "LimitRange")
+    .metadata(Metadata::Whole)
+    .default(range_defaults)
+    .validate(validate_range);
 pub(super) const QUOTA: Kind = Kind::namespaced("", "ResourceQuota")
     .status()
     .validate(validate_quota)

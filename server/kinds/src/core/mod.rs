@@ -25,7 +25,7 @@ pub(super) mod warnings;
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
 
-use super::kind::Kind;
+use super::kind::{Kind, Metadata};
 
 pub(super) static KINDS: &[Kind] = &[
     pod::KIND,
@@ -34,7 +34,7 @@ pub(super) static KINDS: &[Kind] = &[
     node::KIND,
     config::KIND,
     secret::KIND,
-    Kind::namespaced("", "ServiceAccount"),
+    Kind::namespaced("", "ServiceAccount").metadata(Metadata::Both),
     endpoints::KIND,
     event::KIND,
     claims::KIND,

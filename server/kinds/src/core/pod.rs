@@ -1,7 +1,7 @@
 //! Pods.
 
 use super::{pod_defaults, pod_spec, qos};
-use crate::kind::{Kind, carry};
+use crate::kind::{Kind, Metadata, carry};
 use crate::support::{at, flag, has, int, items, same, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
@@ -9,6 +9,7 @@ use machinery::names;
 use serde_json::Value;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Pod")
+    .metadata(Metadata::Both)
     .status()
     .generation()
     .default(pod_defaults::pod)
@@ -96,7 +97,7 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
             "must set spec.nodeName if mirror pod annotation is set",
         );
     }
-    pod_spec::validate(spec, &spec_path, errors);
+    pod_spec::validate_of(meta::name(object), spec, &spec_path, errors);
 }
 
 const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";

@@ -139,7 +139,7 @@ fn field_ref(source: &mut Value) {
 
 /// `Always` for `latest` and for no tag; what cannot be read counts as tagged, as upstream leaves it.
 fn pull_policy(image: &str) -> &'static str {
-    if image.contains('@') {
+    if image.contains('@') || !readable(image) {
         return "IfNotPresent";
     }
     let name = image.rsplit('/').next().unwrap_or("");
@@ -147,6 +147,43 @@ fn pull_policy(image: &str) -> &'static str {
         Some((_, tag)) if tag != "latest" => "IfNotPresent",
         _ => "Always",
     }
+}
+
+/// Whether a reference without a digest is one: `[host[:port]/]path[:tag]`.
+fn readable(image: &str) -> bool {
+    let (name, tag) = match image.rfind(':') {
+        Some(at) if !image[at..].contains('/') => (&image[..at], Some(&image[at + 1..])),
+        _ => (image, None),
+    };
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let good_tag = tag.is_none_or(|t| {
+        t.len() <= 128
+            && t.bytes().next().is_some_and(word)
+            && t.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+    });
+    let (host, path) = match name.split_once('/') {
+        Some((first, rest))
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
+            (first, rest)
+        }
+        _ => ("", name),
+    };
+    let good_host =
+        host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'));
+    let part = |p: &str| {
+        let (first, last) = (p.bytes().next(), p.bytes().last());
+        let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        end(first)
+            && end(last)
+            && p.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
+            && !p.contains("..")
+            && !p.contains("___")
+    };
+    good_tag && good_host && name.len() <= 255 && path.split('/').all(part)
 }
 
 const SOURCES: &[&str] = &[
@@ -215,6 +252,8 @@ fn volume(volume: &mut Value) {
 }
 
 fn projection(source: &mut Value) {
+    // The gate of these is off: such a source is read as none.
+    source.as_object_mut().and_then(|s| s.remove("clusterTrustBundle"));
     if let Some(token) = some_mut(source, "serviceAccountToken") {
         preset(token, "expirationSeconds", 3600);
     }

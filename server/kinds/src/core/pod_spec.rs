@@ -9,18 +9,17 @@ use serde_json::Value;
 
 /// A pod spec, of a pod or of a template.
 pub(crate) fn validate(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let known = volumes::all(spec, path, errors);
+    validate_of("", spec, path, errors);
+}
+
+/// [`validate`] for the pod of this name.
+pub(super) fn validate_of(pod: &str, spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let known = volumes::all(spec, pod, path, errors);
     containers::all(spec, &known, path, errors);
     one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path, errors);
     one_of(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], path, errors);
     validation::validate_labels(spec.get("nodeSelector"), &path.child("nodeSelector"), errors);
     security::pod(spec, path, errors);
-    let secrets = path.child("imagePullSecrets");
-    for (i, secret) in items(spec, "imagePullSecrets").iter().enumerate() {
-        if secret.as_object().is_some_and(|s| s.len() != 1) && text(secret, "name").is_empty() {
-            errors.required(&secrets.index(i).child("name"), "");
-        }
-    }
     affinity::affinity(spec, path, errors);
     dns_config(spec, path, errors);
     let gates = path.child("readinessGates");
@@ -46,8 +45,9 @@ pub(crate) fn validate(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
     for (i, alias) in items(spec, "hostAliases").iter().enumerate() {
         let at_i = aliases.index(i);
         ip(text(alias, "ip"), &at_i.child("ip"), errors);
-        for name in texts(alias, "hostnames") {
-            subdomain(name, &at_i.child("hostnames"), errors);
+        let names = at_i.child("hostnames");
+        for (n, name) in texts(alias, "hostnames").enumerate() {
+            subdomain(name, &names.index(n), errors);
         }
     }
     if has(spec, "resources") {
@@ -74,7 +74,7 @@ fn operating_system(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let path = path.child("os");
     let name = text(at(spec, "os"), "name");
     if name.is_empty() {
-        errors.required(&path.child("name"), "cannot be empty");
+        errors.required(&path.child("name"), "");
     } else if !["linux", "windows"].contains(&name) {
         errors.not_supported(&path, name, &["linux", "windows"]);
     }
@@ -156,7 +156,7 @@ fn dns_config(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             errors.invalid_each(
                 &at_searches.index(i),
                 search,
-                names::dns1123_subdomain(&search.replace('_', "a")),
+                names::dns1123_subdomain_with_underscore(search),
             );
         }
     }

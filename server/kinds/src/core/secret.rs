@@ -1,7 +1,7 @@
 //! Secrets.
 
 use super::config::{MAX_SIZE, decoded_len, frozen};
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{at, immutable, map_mut, members, preset, text};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +10,26 @@ use machinery::{meta, names};
 use serde_json::Value;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Secret")
+    .metadata(Metadata::Both)
     .default(default)
     .validate(validate)
     .validate_update(validate_update)
-    .select(|o| vec![("type", text(o, "type").into())]);
+    .select(|o| vec![("type", text(o, "type").into())])
+    .warn(|o, _| certificate_warning(o).into_iter().collect());
+
+/// What is plainly no key pair, in the words of Go's reader of them.
+fn certificate_warning(object: &Value) -> Option<String> {
+    if text(object, "type") != "kubernetes.io/tls" {
+        return None;
+    }
+    let has_pem = |key: &str| {
+        let bytes = STANDARD.decode(text(at(object, "data"), key)).unwrap_or_default();
+        bytes.windows(11).any(|w| w == b"-----BEGIN ")
+    };
+    let which = ["tls.crt", "tls.key"].into_iter().find(|k| !has_pem(k))?;
+    let input = if which == "tls.crt" { "certificate" } else { "key" };
+    Some(format!("tls: failed to find any PEM data in {input} input"))
+}
 
 /// `stringData` is write-only: it goes into `data`, over what is there.
 fn default(object: &mut Value) {

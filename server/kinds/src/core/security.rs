@@ -1,6 +1,6 @@
 //! Security contexts of pods and containers.
 
-use crate::support::{at, flag, has, in_range, items, one_of, text, texts};
+use crate::support::{at, flag, has, in_range, items, supported_only, text, texts};
 use machinery::field::{FieldErrors, Path};
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ pub(super) fn pod(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         ("fsGroupChangePolicy", &["Always", "OnRootMismatch"]),
         ("supplementalGroupsPolicy", &["Merge", "Strict"]),
     ] {
-        crate::support::one_of_if_set(context, name, allowed, &at_context, errors);
+        crate::support::one_of_pointer(context, name, allowed, &at_context, errors);
     }
     profiles(context, &at_context, errors);
 }
@@ -85,21 +85,35 @@ fn profiles(context: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         let localhost = text(profile, "localhostProfile");
         let kind_of = text(profile, "type");
         let supported: &[&str] = &["Localhost", "RuntimeDefault", "Unconfined"];
-        one_of(profile, "type", supported, &path, errors);
+        let known = supported.contains(&kind_of);
+        match kind_of {
+            "" => errors.required(&path.child("type"), format!("type is required when {name} is set")),
+            other if !known => errors.not_supported(&path.child("type"), other, supported),
+            _ => {}
+        }
         if kind_of == "Localhost" {
-            if localhost.is_empty() {
+            if !has(profile, "localhostProfile") || (kind != "seccomp" && localhost.trim().is_empty()) {
                 let message = if kind == "seccomp" {
                     "must be set when seccomp type is Localhost"
                 } else {
                     "must be set when AppArmor type is Localhost"
                 };
                 errors.required(&path.child("localhostProfile"), message);
+            } else if kind != "seccomp" && localhost != localhost.trim() {
+                let detail = "must not be padded with whitespace";
+                errors.invalid(&path.child("localhostProfile"), localhost, detail);
+            } else if kind != "seccomp" && localhost.len() > 4095 {
+                errors.push(machinery::field::FieldError::too_long(&path.child("localhostProfile"), 4095));
             } else if kind == "seccomp" {
                 super::containers::descending(localhost, &path.child("localhostProfile"), errors);
             }
-        } else if has(profile, "localhostProfile") {
+        } else if has(profile, "localhostProfile") && (known || kind == "seccomp") {
             let message = format!("can only be set when {kind} type is Localhost");
-            errors.invalid(&path.child("localhostProfile"), localhost, message);
+            let shown = match kind {
+                "seccomp" => serde_json::json!({"Type": kind_of, "LocalhostProfile": localhost}),
+                _ => localhost.into(),
+            };
+            errors.invalid(&path.child("localhostProfile"), shown, message);
         }
     }
 }
@@ -114,7 +128,7 @@ pub(super) fn container(c: &Value, spec: &Value, path: &Path<'_>, errors: &mut F
     }
     let unmasked = text(context, "procMount") == "Unmasked";
     if has(context, "procMount") {
-        one_of(context, "procMount", &["Default", "Unmasked"], path, errors);
+        supported_only(context, "procMount", &["Default", "Unmasked"], path, errors);
         if unmasked && spec.get("hostUsers").and_then(Value::as_bool) != Some(false) {
             errors.invalid(
                 &path.child("procMount"),

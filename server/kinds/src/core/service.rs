@@ -1,6 +1,6 @@
 //! Services. Cluster addresses and node ports are allocated elsewhere; here is what the object says of them.
 
-use crate::kind::{Kind, carry};
+use crate::kind::{Kind, Metadata, carry};
 use crate::support::{
     at, cidr, has, int, ip, items, items_mut, label, one_of, one_of_if_set, port_number, port_or_name,
     preset, same, some_mut, text, texts, with_spec,
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Service")
+    .metadata(Metadata::Both)
     .named(names::name_is_1035_label)
     .status()
     .default(default)
@@ -19,7 +20,38 @@ pub(super) const KIND: Kind = Kind::namespaced("", "Service")
     .on_update(update)
     .validate(validate)
     .validate_update(validate_update)
-    .select(select);
+    .select(select)
+    .warn(|o, old| warnings(at(o, "spec"), old.map(|o| at(o, "spec"))));
+
+fn warnings(spec: &Value, old: Option<&Value>) -> Vec<String> {
+    let mut out = Vec::new();
+    let text_is = |name: &str, wanted: &str| text(spec, name) == wanted;
+    let kind = text(spec, "type");
+    if text_is("clusterIP", "None") && kind == "ClusterIP" {
+        for (name, shown) in [("loadBalancerIP", "loadBalancerIP"), ("externalIPs", "externalIPs")] {
+            if !text(spec, name).is_empty() || !items(spec, name).is_empty() {
+                out.push(format!("spec.{shown} is ignored for headless services"));
+            }
+        }
+        if !text_is("sessionAffinity", "None") {
+            out.push("spec.SessionAffinity is ignored for headless services".into());
+        }
+    }
+    let external = !items(spec, "externalIPs").is_empty();
+    if external && old.is_none_or(|o| items(o, "externalIPs").is_empty()) {
+        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
+    }
+    if kind == "ExternalName" && external {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".into());
+    }
+    if kind != "ExternalName" && !text(spec, "externalName").is_empty() {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".into());
+    }
+    if text_is("trafficDistribution", "PreferClose") {
+        out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".into());
+    }
+    out
+}
 
 const AFFINITY_SECONDS: i64 = 86400;
 const KUBELET_PORT: i64 = 10250;
@@ -50,7 +82,8 @@ fn default(object: &mut Value) {
             }
         }
         let kind = text(spec, "type").to_string();
-        if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        let outside = kind == "ClusterIP" && !items(spec, "externalIPs").is_empty();
+        if outside || matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
             preset(spec, "externalTrafficPolicy", "Cluster");
         }
         if kind != "ExternalName" {

@@ -2,7 +2,7 @@
 
 use super::pod_defaults::{volume_source, volume_sources};
 use super::{affinity, claims, resources, volumes};
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{
     at, has, immutable, map_mut, members, one_of_if_set, preset, same, subdomain, text, with_spec,
 };
@@ -11,9 +11,23 @@ use machinery::quantity::Quantity;
 use serde_json::{Value, json};
 
 pub(super) const KIND: Kind = Kind::cluster("", "PersistentVolume")
+    .metadata(Metadata::Whole)
     .status()
     .default(default)
-    .on_create(|o| o["status"] = json!({"phase": "Pending"}))
+    .on_create(|o| {
+        let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        o["status"] = json!({"phase": "Pending", "lastPhaseTransitionTime": now});
+    })
+    .on_update(|o, old, subresource| {
+        let phase = |o: &Value| text(at(o, "status"), "phase").to_owned();
+        let own = has(at(o, "status"), "lastPhaseTransitionTime")
+            && at(at(o, "status"), "lastPhaseTransitionTime")
+                != at(at(old, "status"), "lastPhaseTransitionTime");
+        if subresource == "status" && phase(o) != phase(old) && !own && o["status"].is_object() {
+            o["status"]["lastPhaseTransitionTime"] =
+                chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true).into();
+        }
+    })
     .validate(validate)
     .validate_update(validate_update)
     .select(|o| vec![("name", machinery::meta::name(o).into())]);

@@ -9,13 +9,27 @@ use machinery::quantity::Quantity;
 use serde_json::Value;
 
 /// Checks `spec.volumes`; answers each name and whether it can be a block device.
-pub(super) fn all<'v>(spec: &'v Value, path: &Path<'_>, errors: &mut FieldErrors) -> Vec<(&'v str, bool)> {
+/// `pod` is the pod's name, as far as it is known.
+pub(super) fn all<'v>(
+    spec: &'v Value,
+    pod: &str,
+    path: &Path<'_>,
+    errors: &mut FieldErrors,
+) -> Vec<(&'v str, bool)> {
     let list = path.child("volumes");
     let mut known: Vec<(&str, bool)> = Vec::new();
     for (i, volume) in items(spec, "volumes").iter().enumerate() {
         let at_i = list.index(i);
-        source(volume, &at_i, errors);
+        let before = errors.0.len();
         let name = text(volume, "name");
+        if has(volume, "ephemeral") && !pod.is_empty() {
+            let claim = format!("{pod}-{name}");
+            for why in names::dns1123_subdomain(&claim) {
+                let detail = format!("PVC name {}: {why}", machinery::field::quote(&claim));
+                errors.invalid(&at_i.child("name"), name, detail);
+            }
+        }
+        source(volume, &at_i, errors);
         if name.is_empty() {
             errors.required(&at_i.child("name"), "");
         } else {
@@ -24,7 +38,10 @@ pub(super) fn all<'v>(spec: &'v Value, path: &Path<'_>, errors: &mut FieldErrors
         if known.iter().any(|(n, _)| *n == name) {
             errors.duplicate(&at_i.child("name"), name);
         }
-        known.push((name, has(volume, "persistentVolumeClaim") || has(volume, "ephemeral")));
+        // What is wrong is not there, for those who would mount it.
+        if errors.0.len() == before {
+            known.push((name, has(volume, "persistentVolumeClaim") || has(volume, "ephemeral")));
+        }
     }
     known
 }
@@ -84,7 +101,9 @@ pub(crate) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut Field
         }
         "downwardAPI" => {
             mode(value, "defaultMode", path, errors);
-            downward(value, path, errors);
+            for file in items(value, "items") {
+                downward_file(file, path, errors);
+            }
         }
         "projected" => {
             mode(value, "defaultMode", path, errors);
@@ -94,7 +113,7 @@ pub(crate) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut Field
         "nfs" => {
             required(value, "server", path, errors);
             required(value, "path", path, errors);
-            if !text(value, "path").is_empty() && !text(value, "path").starts_with('/') {
+            if !text(value, "path").starts_with('/') {
                 errors.invalid(&path.child("path"), text(value, "path"), "must be an absolute path");
             }
         }
@@ -118,12 +137,32 @@ pub(crate) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut Field
                     names::dns1123_subdomain(&driver.to_lowercase()),
                 );
             }
+            if has(value, "nodePublishSecretRef") {
+                let secret = text(at(value, "nodePublishSecretRef"), "name");
+                if secret.is_empty() {
+                    errors.required(&path.child("nodePublishSecretRef").child("name"), "");
+                } else {
+                    errors.invalid_each(&path.child("name"), secret, names::dns1123_subdomain(secret));
+                }
+            }
         }
         "ephemeral" => {
             if !has(value, "volumeClaimTemplate") {
                 errors.required(&path.child("volumeClaimTemplate"), "");
             } else {
                 let at_template = path.child("volumeClaimTemplate");
+                let metadata = at(at(value, "volumeClaimTemplate"), "metadata");
+                let at_meta = at_template.child("metadata");
+                machinery::meta::validate_annotations(
+                    metadata.get("annotations"),
+                    &at_meta.child("annotations"),
+                    errors,
+                );
+                machinery::labels::validation::validate_labels(
+                    metadata.get("labels"),
+                    &at_meta.child("labels"),
+                    errors,
+                );
                 super::claims::claim_spec(
                     at(at(value, "volumeClaimTemplate"), "spec"),
                     &at_template.child("spec"),
@@ -165,12 +204,15 @@ pub(crate) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut Field
 fn keys(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let list = path.child("items");
     for (i, item) in items(value, "items").iter().enumerate() {
-        let at_i = list.index(i);
-        required(item, "key", &at_i, errors);
-        required(item, "path", &at_i, errors);
-        local_path(text(item, "path"), &at_i.child("path"), errors);
-        mode(item, "mode", &at_i, errors);
+        key(item, &list.index(i), errors);
     }
+}
+
+fn key(item: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    required(item, "key", path, errors);
+    required(item, "path", path, errors);
+    local_path(text(item, "path"), &path.child("path"), errors);
+    mode(item, "mode", path, errors);
 }
 
 /// A path below the volume: relative, not climbing, and not starting with `..`.
@@ -184,10 +226,9 @@ fn local_path(value: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
-fn downward(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let list = path.child("items");
-    for (i, file) in items(value, "items").iter().enumerate() {
-        let path = list.index(i);
+/// One file; upstream says nothing of where in the list it stands.
+fn downward_file(file: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    {
         if text(file, "path").is_empty() {
             errors.required(&path.child("path"), "");
         }
@@ -197,7 +238,7 @@ fn downward(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
                 object_field(at(file, "fieldRef"), true, &path.child("fieldRef"), errors);
                 if second {
                     errors.invalid(
-                        &path,
+                        path,
                         "resource",
                         "fieldRef and resourceFieldRef can not be specified simultaneously",
                     );
@@ -206,16 +247,27 @@ fn downward(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             (false, true) => {
                 resource_field(at(file, "resourceFieldRef"), true, &path.child("resourceFieldRef"), errors);
             }
-            (false, false) => {
-                errors.required(&path.child("fieldRef"), "one of fieldRef and resourceFieldRef is required")
-            }
+            (false, false) => errors.required(path, "one of fieldRef and resourceFieldRef is required"),
         }
-        mode(file, "mode", &path, errors);
+        mode(file, "mode", path, errors);
     }
 }
 
-fn projected(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let list = path.child("sources");
+/// Two files of one volume cannot have one path.
+fn once<'v>(taken: &mut Vec<&'v str>, file: &'v str, shown: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    if file.is_empty() {
+        return;
+    }
+    if taken.contains(&file) {
+        errors.invalid(path, shown, "conflicting duplicate paths");
+    } else {
+        taken.push(file);
+    }
+}
+
+fn projected(value: &Value, whole: &Path<'_>, errors: &mut FieldErrors) {
+    let list = whole.child("sources");
+    let mut taken: Vec<&str> = Vec::new();
     for (i, source) in items(value, "sources").iter().enumerate() {
         let at_i = list.index(i);
         let mut count = 0;
@@ -232,16 +284,20 @@ fn projected(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             }
             let (inner, path) = (at(source, name), at_i.child(name));
             count += 1;
-            if count > 1 {
-                errors.forbidden(&path, "may not specify more than 1 volume type per source");
-                continue;
-            }
             match name {
                 "secret" | "configMap" => {
                     required(inner, "name", &path, errors);
-                    keys(inner, &path, errors);
+                    for (n, item) in items(inner, "items").iter().enumerate() {
+                        key(item, &path.child("items").index(n), errors);
+                        once(&mut taken, text(item, "path"), text(inner, "name"), whole, errors);
+                    }
                 }
-                "downwardAPI" => downward(inner, &path, errors),
+                "downwardAPI" => {
+                    for file in items(inner, "items") {
+                        downward_file(file, &path, errors);
+                        once(&mut taken, text(file, "path"), text(file, "path"), whole, errors);
+                    }
+                }
                 "serviceAccountToken" => {
                     let seconds = int(inner, "expirationSeconds").unwrap_or(3600);
                     if seconds < 600 {
@@ -257,14 +313,14 @@ fn projected(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
                             "may not specify a duration larger than 2^32 seconds",
                         );
                     }
-                    required(inner, "path", &path, errors);
-                    local_path(text(inner, "path"), &path.child("path"), errors);
+                    required(inner, "path", whole, errors);
+                    local_path(text(inner, "path"), &whole.child("path"), errors);
                 }
                 _ => {}
             }
         }
-        if count == 0 {
-            errors.required(&at_i, "must specify a volume source");
+        if count > 1 {
+            errors.forbidden(&at_i, "may not specify more than 1 volume type per source");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What upstream warns of in pods and pod templates: legal, and almost surely not meant.
 
 use crate::support::{at, has, int, items, members, same, text};
+use machinery::field::quote;
 use machinery::quantity::Quantity;
 use serde_json::Value;
 
@@ -33,6 +34,20 @@ pub(super) fn pod(spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> 
         }
     }
     for (i, volume) in items(spec, "volumes").iter().enumerate() {
+        for (source, since) in [
+            ("photonPersistentDisk", "v1.11, non-functional in v1.16+"),
+            ("scaleIO", "v1.16, non-functional in v1.22+"),
+            ("flocker", "v1.22, non-functional in v1.25+"),
+            ("storageos", "v1.22, non-functional in v1.25+"),
+            ("quobyte", "v1.22, non-functional in v1.25+"),
+            ("cephfs", "v1.28, non-functional in v1.31+"),
+            ("rbd", "v1.28, non-functional in v1.31+"),
+        ] {
+            if has(volume, source) {
+                let shown = if source == "storageos" { "storageOS" } else { source };
+                out.push(format!("{path}.volumes[{i}].{shown}: deprecated in {since}"));
+            }
+        }
         if has(volume, "gitRepo") {
             out.push(format!(
                 "{path}.volumes[{i}].gitRepo: deprecated in v1.11, and disabled by default in v1.33+"
@@ -42,6 +57,15 @@ pub(super) fn pod(spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> 
             out.push(format!("{path}.volumes[{i}].glusterfs: deprecated in v1.25, non-functional in v1.26+"));
         }
     }
+    for volume in items(spec, "volumes") {
+        if has(volume, "projected")
+            && items(at(volume, "projected"), "sources")
+                .iter()
+                .any(|s| s.as_object().is_some_and(|s| s.is_empty()))
+        {
+            out.push(format!("volume {} (Projected) has no sources provided", quote(text(volume, "name"))));
+        }
+    }
     let mut hosts: Vec<&str> = Vec::new();
     for (i, alias) in items(spec, "hostAliases").iter().enumerate() {
         let ip = text(alias, "ip");
@@ -49,6 +73,16 @@ pub(super) fn pod(spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> 
             out.push(format!("{path}.hostAliases[{i}].ip: duplicate ip \"{ip}\""));
         }
         hosts.push(ip);
+    }
+    let mut secrets: Vec<&str> = Vec::new();
+    for (i, secret) in items(spec, "imagePullSecrets").iter().enumerate() {
+        let name = text(secret, "name");
+        if name.is_empty() {
+            out.push(format!("{path}.imagePullSecrets[{i}].name: invalid empty name \"\""));
+        } else if secrets.contains(&name) {
+            out.push(format!("{path}.imagePullSecrets[{i}].name: duplicate name {}", quote(name)));
+        }
+        secrets.push(name);
     }
     if int(spec, "terminationGracePeriodSeconds").is_some_and(|n| n < 0) {
         out.push(format!(
@@ -87,7 +121,14 @@ fn of_container(container: &Value, path: &str, out: &mut Vec<String>) {
     let mut ports: Vec<(&Value, &str)> = Vec::new();
     for (i, port) in items(container, "ports").iter().enumerate() {
         let key = (at(port, "containerPort"), text(port, "protocol"));
-        if let Some(first) = ports.iter().position(|p| *p == key) {
+        let host = int(port, "hostPort").unwrap_or(0);
+        let earlier = items(container, "ports")[..i].iter().position(|p| {
+            let same_ends = (at(p, "containerPort"), text(p, "protocol")) == key;
+            same_ends && int(p, "hostPort").unwrap_or(0) != host
+        });
+        if let Some(first) = earlier {
+            out.push(format!("{path}.ports[{i}]: overlapping port definition with {path}.ports[{first}]"));
+        } else if let Some(first) = ports.iter().position(|p| *p == key) {
             out.push(format!("{path}.ports[{i}]: duplicate port definition with {path}.ports[{first}]"));
         }
         ports.push(key);

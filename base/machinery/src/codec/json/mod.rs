@@ -272,6 +272,7 @@ impl<'s> Seed<'_, 's> {
             let seed = Seed { walk: &mut *self.walk, kind, owner: self.owner, go };
             let found = map.next_value_seed(seed)?;
             let found = match value {
+                Some((Shape::Bytes, _)) if found.is_null() => Value::String(String::new()),
                 Some((shape, _)) if found.is_null() && !self.custom() => zero(self.walk.schema, shape),
                 _ => found,
             };
