@@ -25,17 +25,27 @@ use std::sync::Arc;
 pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Response<Body>, ApiError> {
     let info = &call.info;
     let index = server.index.load();
+    if call.parts.method == http::Method::HEAD {
+        return Err(ApiError::method_unknown());
+    }
     let Some(resource) = index.find(&info.group, &info.version, &info.resource).cloned() else {
         if let Some(extension) = index.extension(&info.group, &info.version).cloned() {
             return aggregation::proxy::forward(server, &mut call, &extension).await;
         }
-        let served = index.version(&info.group, &info.version).is_some();
+        // A group's path is the group's, whatever version is asked for; only strangers get the router's answer.
+        let served = if info.group.is_empty() {
+            index.version("", &info.version).is_some()
+        } else {
+            index.group(&info.group).is_some()
+        };
         return Err(if served { ApiError::no_such_path() } else { ApiError::page_not_found() });
     };
     drop(index);
     let namespaced = resource.namespaced;
     if namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
-        return Err(ApiError::no_such_path());
+        // The path of a list over all namespaces is there, for lists.
+        let path = info.name.is_empty() && info.subresource.is_empty();
+        return Err(if path { ApiError::method_unknown() } else { ApiError::no_such_path() });
     }
     if !namespaced && !info.namespace.is_empty() && resource.plural != "namespaces" {
         return Err(ApiError::no_such_path());

@@ -40,7 +40,7 @@ impl Entry {
         fields_v1::decode(&node)
     }
 
-    /// As messages name it: `"kubectl" with subresource "status" using apps/v1 at 2020-...`.
+    /// As messages name it: `"kubectl" with subresource "status" using apps/v1`.
     pub fn title(&self) -> String {
         let mut out = crate::field::quote(&self.manager);
         if !self.subresource.is_empty() {

@@ -165,7 +165,11 @@ fn legacy_resources(
     group: &str,
     version: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let found = index.version(group, version).ok_or_else(ApiError::page_not_found)?;
+    let found = index.version(group, version).ok_or_else(|| match index.group(group) {
+        // A group that is served answers for all of its versions.
+        Some(_) if !group.is_empty() => ApiError::no_such_path(),
+        _ => ApiError::page_not_found(),
+    })?;
     let value = legacy::resources(group, found);
     negotiated(headers, &value, schemas::kind_shape("", "v1", "APIResourceList"))
 }

@@ -115,7 +115,8 @@ impl ApiServer {
 
 fn check_preconditions(target: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<(), ApiError> {
     let resource = target.resource;
-    let conflict = |why: String| ApiError::conflict(&resource.group, &resource.plural, target.name, &why);
+    // Upstream names the kind here, not the resource.
+    let conflict = |why: String| ApiError::conflict(&resource.group, &resource.kind, target.name, &why);
     if let Some(uid) = &options.uid
         && uid != meta::uid(old)
     {

@@ -31,8 +31,10 @@ impl Patch {
     /// Reads the body by its content type. Custom kinds take no strategic merge patch.
     pub fn read(content_type: &str, body: &[u8], strategic: bool) -> Result<Self, ApiError> {
         let json = || -> Result<Value, ApiError> {
-            serde_json::from_slice(body)
-                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
+            serde_json::from_slice(body).map_err(|e| {
+                let why = codec::json::syntax_error(&e, body);
+                ApiError::bad_request(format!("error decoding patch: {why}"))
+            })
         };
         match content_type {
             JSON => Ok(Self::Json(json()?)),
@@ -42,15 +44,8 @@ impl Patch {
                 .map(Self::Apply)
                 .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}"))),
             _ => {
-                let mut known = vec![JSON, MERGE];
-                if strategic {
-                    known.push(STRATEGIC);
-                }
-                known.push(APPLY);
-                Err(ApiError::unsupported_media_type(format!(
-                    "the body of the request was in an unknown format - accepted media types include: {}",
-                    known.join(", ")
-                )))
+                // Upstream's router answers, before its handlers.
+                Err(ApiError::generic(415, ApiError::PLAIN, "415: Unsupported Media Type"))
             }
         }
     }
@@ -84,7 +79,7 @@ impl Patch {
             Self::Json(patch) => {
                 let mut object = object;
                 json_patch::apply(&mut object, patch).map_err(|e| match e {
-                    json_patch::Error::Malformed(why) => ApiError::bad_request(why),
+                    json_patch::Error::Malformed(why) => ApiError::bad_request(format!("error decoding patch: {why}")),
                     json_patch::Error::TooManyOperations(_) => ApiError::too_large(e.to_string()),
                     // Upstream does not say which operation failed; the log does.
                     json_patch::Error::DoesNotApply(why) => {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Service")
-    .named(names::name_is_1035_label)
+    .named(names::name_is_label)
     .status()
     .default(default)
     .on_create(|o| o["status"] = json!({"loadBalancer": {}}))

@@ -5,6 +5,8 @@
 
 mod syntax;
 
+pub use syntax::error as syntax_error;
+
 use std::fmt;
 
 use serde::Deserializer;
