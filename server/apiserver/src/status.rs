@@ -220,9 +220,11 @@ impl ApiError {
         // Upstream's router answers this, with all that any of its writers can do.
         let streams = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
         let protobuf = accepted.iter().any(|a| a.contains("protobuf"));
-        let streams = streams.into_iter().filter(|s| !accepted.contains(s) && (protobuf || s.contains("json")));
+        let streams =
+            streams.into_iter().filter(|s| !accepted.contains(s) && (protobuf || s.contains("json")));
         let all: Vec<&str> = accepted.iter().copied().chain(streams).collect();
-        Self::new(406, Self::PLAIN, format!("406: Not Acceptable\n\nAvailable representations: {}", all.join(", ")))
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", all.join(", "));
+        Self::new(406, "NotAcceptable", message).with_details()
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {

@@ -33,11 +33,7 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
             return aggregation::proxy::forward(server, &mut call, &extension).await;
         }
         // A group's path is the group's, whatever version is asked for; only strangers get the router's answer.
-        let served = if info.group.is_empty() {
-            index.version("", &info.version).is_some()
-        } else {
-            index.group(&info.group).is_some()
-        };
+        let served = index.group(&info.group).is_some();
         return Err(if served { ApiError::no_such_path() } else { ApiError::page_not_found() });
     };
     drop(index);
@@ -306,12 +302,12 @@ pub(crate) async fn apply_patch(
         {
             let config = patch::prepare_apply(&target, config.clone(), validation, &mut found.lock())?;
             if !meta::uid(&config).is_empty() || !meta::text(&config, "resourceVersion").is_empty() {
-                return Err(ApiError::conflict(
-                    &resource.group,
-                    &resource.plural,
-                    name,
-                    "uid mismatch: the provided object specified uid or resourceVersion, and no existing object was found",
-                ));
+                let (uid, version) = (meta::uid(&config), meta::text(&config, "resourceVersion"));
+                let (what, said) = if uid.is_empty() { ("resourceVersion", version) } else { ("uid", uid) };
+                let why = format!(
+                    "{what} mismatch: the provided object specified {what} {said}, and no existing object was found"
+                );
+                return Err(ApiError::conflict(&resource.group, &resource.plural, name, &why));
             }
             let force = options.force.unwrap_or(false);
             let object = schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;

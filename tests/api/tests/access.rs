@@ -42,21 +42,39 @@ async fn roles_are_enforced(s: Space) -> Result<()> {
     s.make_map("a").await?;
     s.make_map("b").await?;
     let jane = s.api.as_user("jane", &[])?;
-    let words = format!("configmaps is forbidden: User \"jane\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"{}\"", s.namespace);
+    let words = format!(
+        "configmaps is forbidden: User \"jane\" cannot list resource \"configmaps\" in API group \"\" in the namespace \"{}\"",
+        s.namespace
+    );
     let status = jane.get(&path).fails(403, "Forbidden", &[&words]).await?;
     ensure!(status["details"] == json!({"kind": "configmaps"}), "{status}");
-    let words = format!("configmaps \"a\" is forbidden: User \"jane\" cannot get resource \"configmaps\" in API group \"\" in the namespace \"{}\"", s.namespace);
+    let words = format!(
+        "configmaps \"a\" is forbidden: User \"jane\" cannot get resource \"configmaps\" in API group \"\" in the namespace \"{}\"",
+        s.namespace
+    );
     jane.get(&format!("{path}/a")).fails(403, "Forbidden", &[&words]).await?;
-    allow(&s, "jane", json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"], "resourceNames": ["a"]},
-                             {"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}])).await?;
-    eventually("the role", || async { Ok((jane.get(&format!("{path}/a")).send().await?.code == 200).then_some(())) }).await?;
+    allow(
+        &s,
+        "jane",
+        json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"], "resourceNames": ["a"]},
+                             {"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}]),
+    )
+    .await?;
+    eventually("the role", || async {
+        Ok((jane.get(&format!("{path}/a")).send().await?.code == 200).then_some(()))
+    })
+    .await?;
     jane.get(&format!("{path}/b")).fails(403, "Forbidden", &[]).await?;
     jane.get(&path).fails(403, "Forbidden", &[]).await?;
     jane.get(&s.core("secrets")).is(200).await?;
     jane.get("/api/v1/secrets").fails(403, "Forbidden", &["at the cluster scope"]).await?;
     let words = ["User \"jane\" cannot get path \"/metrics\""];
     jane.get("/metrics").fails(403, "Forbidden", &words).await?;
-    jane.get("/version").is(200).await.map(drop).or(jane.get("/version").fails(403, "Forbidden", &[]).await.map(drop))?;
+    jane.get("/version").is(200).await.map(drop).or(jane
+        .get("/version")
+        .fails(403, "Forbidden", &[])
+        .await
+        .map(drop))?;
     Ok(())
 }
 
@@ -66,10 +84,15 @@ async fn roles_cannot_escalate(s: Space) -> Result<()> {
                             {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}])).await?;
     let roles = s.path(RBAC, "roles");
     let small = json!({"metadata": {"name": "small"}, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]});
-    eventually("the role", || async { Ok((kim.post(&format!("{roles}?dryRun=All"), &small).send().await?.code == 201).then_some(())) }).await?;
+    eventually("the role", || async {
+        Ok((kim.post(&format!("{roles}?dryRun=All"), &small).send().await?.code == 201).then_some(()))
+    })
+    .await?;
     let big = json!({"metadata": {"name": "big"}, "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]});
-    let words = ["user \"kim\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n\
-                  {APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"];
+    let words = [
+        "user \"kim\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n\
+                  {APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}",
+    ];
     kim.post(&roles, &big).fails(403, "Forbidden", &words).await?;
     s.api.post(&roles, &big).is(201).await?;
     let bind = json!({"metadata": {"name": "b"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "big"},
@@ -87,16 +110,21 @@ async fn roles_cannot_escalate(s: Space) -> Result<()> {
 async fn reviews(s: Space) -> Result<()> {
     allow(&s, "lou", json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}])).await?;
     let path = "/apis/authorization.k8s.io/v1";
-    let ask = |verb: &str, namespace: &str| {
-        json!({"spec": {"user": "lou", "resourceAttributes": {"namespace": namespace, "verb": verb, "resource": "configmaps"}}})
-    };
+    let ask = |verb: &str, namespace: &str| json!({"spec": {"user": "lou", "resourceAttributes": {"namespace": namespace, "verb": verb, "resource": "configmaps"}}});
     let said = eventually("the role", || async {
-        let said = s.api.post(&format!("{path}/subjectaccessreviews"), &ask("list", &s.namespace)).is(201).await?;
+        let said =
+            s.api.post(&format!("{path}/subjectaccessreviews"), &ask("list", &s.namespace)).is(201).await?;
         Ok((said["status"]["allowed"] == true).then_some(said))
     })
     .await?;
-    ensure!(said["status"]["reason"].as_str().is_some_and(|r| r.starts_with("RBAC: allowed by RoleBinding \"lou/")), "{said}");
-    let said = s.api.post(&format!("{path}/subjectaccessreviews"), &ask("delete", &s.namespace)).is(201).await?;
+    ensure!(
+        said["status"]["reason"]
+            .as_str()
+            .is_some_and(|r| r.starts_with("RBAC: allowed by RoleBinding \"lou/")),
+        "{said}"
+    );
+    let said =
+        s.api.post(&format!("{path}/subjectaccessreviews"), &ask("delete", &s.namespace)).is(201).await?;
     ensure!(said["status"]["allowed"] == false, "{said}");
     let local = s.path("authorization.k8s.io/v1", "localsubjectaccessreviews");
     let mut object = ask("list", &s.namespace);
@@ -104,16 +132,28 @@ async fn reviews(s: Space) -> Result<()> {
     ensure!(s.api.post(&local, &object).is(201).await?["status"]["allowed"] == true);
     let lou = s.api.as_user("lou", &["system:authenticated"])?;
     let own = json!({"spec": {"resourceAttributes": {"namespace": s.namespace, "verb": "list", "resource": "configmaps"}}});
-    ensure!(lou.post(&format!("{path}/selfsubjectaccessreviews"), &own).is(201).await?["status"]["allowed"] == true);
+    ensure!(
+        lou.post(&format!("{path}/selfsubjectaccessreviews"), &own).is(201).await?["status"]["allowed"]
+            == true
+    );
     let rules = json!({"spec": {"namespace": s.namespace}});
     let rules = lou.post(&format!("{path}/selfsubjectrulesreviews"), &rules).is(201).await?;
     let all = rules["status"]["resourceRules"].as_array().context("rules")?;
-    ensure!(all.iter().any(|r| r["resources"] == json!(["configmaps"]) && r["verbs"] == json!(["list"])), "{rules}");
+    ensure!(
+        all.iter().any(|r| r["resources"] == json!(["configmaps"]) && r["verbs"] == json!(["list"])),
+        "{rules}"
+    );
     let me = lou.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).is(201).await?;
     ensure!(me["status"]["userInfo"]["username"] == "lou", "{me}");
     for (body, words) in [
-        (json!({"spec": {"user": "lou"}}), "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified"),
-        (json!({"spec": {"resourceAttributes": {"verb": "get"}}}), "spec.user: Invalid value: \"\": at least one of user or group must be specified"),
+        (
+            json!({"spec": {"user": "lou"}}),
+            "spec.resourceAttributes: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        ),
+        (
+            json!({"spec": {"resourceAttributes": {"verb": "get"}}}),
+            "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+        ),
     ] {
         s.api.post(&format!("{path}/subjectaccessreviews"), &body).fails(422, "Invalid", &[words]).await?;
     }
@@ -122,20 +162,38 @@ async fn reviews(s: Space) -> Result<()> {
 
 async fn impersonation(s: Space) -> Result<()> {
     let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
-    let call = s.api.as_user("mo", &["devs"])?.post(path, &json!({})).header("impersonate-extra-scopes", "view").header("impersonate-uid", "7");
+    let call = s
+        .api
+        .as_user("mo", &["devs"])?
+        .post(path, &json!({}))
+        .header("impersonate-extra-scopes", "view")
+        .header("impersonate-uid", "7");
     let me = call.is(201).await?;
     let user = &me["status"]["userInfo"];
-    ensure!(user["username"] == "mo" && user["uid"] == "7" && user["extra"] == json!({"scopes": ["view"]}), "{me}");
+    ensure!(
+        user["username"] == "mo" && user["uid"] == "7" && user["extra"] == json!({"scopes": ["view"]}),
+        "{me}"
+    );
     ensure!(user["groups"] == json!(["devs", "system:authenticated"]), "{me}");
     let account = s.api.as_user(&format!("system:serviceaccount:{}:robot", s.namespace), &[])?;
     let me = account.post(path, &json!({})).is(201).await?;
-    let groups = json!(["system:serviceaccounts", format!("system:serviceaccounts:{}", s.namespace), "system:authenticated"]);
+    let groups = json!([
+        "system:serviceaccounts",
+        format!("system:serviceaccounts:{}", s.namespace),
+        "system:authenticated"
+    ]);
     ensure!(me["status"]["userInfo"]["groups"] == groups, "{me}");
     let call = s.api.get("/api/v1/namespaces").header("impersonate-group", "devs");
     let answer = call.send().await?;
-    ensure!(answer.code == 400 && answer.text().contains("without impersonating a user"), "{} {}", answer.code, answer.text());
+    ensure!(
+        answer.code == 400 && answer.text().contains("without impersonating a user"),
+        "{} {}",
+        answer.code,
+        answer.text()
+    );
     // Who may not is told so.
-    allow(&s, "nan", json!([{"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["list"]}])).await?;
+    allow(&s, "nan", json!([{"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["list"]}]))
+        .await?;
     Ok(())
 }
 
@@ -153,7 +211,11 @@ async fn tokens(s: Space) -> Result<()> {
     ensure!(made["status"]["expirationTimestamp"].is_string() && made["kind"] == "TokenRequest", "{made}");
     let said = claims(token)?;
     ensure!(said["sub"] == format!("system:serviceaccount:{}:robot", s.namespace), "{said}");
-    ensure!(said["kubernetes.io"]["serviceaccount"]["uid"] == account["metadata"]["uid"] && said["jti"].is_string(), "{said}");
+    ensure!(
+        said["kubernetes.io"]["serviceaccount"]["uid"] == account["metadata"]["uid"]
+            && said["jti"].is_string(),
+        "{said}"
+    );
     ensure!(said["exp"].as_i64().zip(said["iat"].as_i64()).is_some_and(|(e, i)| e - i == 3600), "{said}");
     let robot = s.api.with_token(token)?;
     let me = robot.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).is(201).await?;
@@ -168,7 +230,10 @@ async fn tokens(s: Space) -> Result<()> {
     let review = |audiences: Value| json!({"spec": {"token": vault, "audiences": audiences}});
     let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
     let said = s.api.post(reviews, &review(json!(["vault"]))).is(201).await?;
-    ensure!(said["status"]["authenticated"] == true && said["status"]["audiences"] == json!(["vault"]), "{said}");
+    ensure!(
+        said["status"]["authenticated"] == true && said["status"]["audiences"] == json!(["vault"]),
+        "{said}"
+    );
     let said = s.api.post(reviews, &review(json!(["bank"]))).is(201).await?;
     ensure!(said["status"]["authenticated"] != true, "{said}");
     // Bound to a secret that goes, it goes too.
@@ -180,7 +245,8 @@ async fn tokens(s: Space) -> Result<()> {
     bound.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &mine).is(201).await?;
     s.api.delete(&format!("{}/bound", s.core("secrets"))).is(200).await?;
     eventually("the token's end", || async {
-        Ok((bound.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &mine).send().await?.code == 401).then_some(()))
+        Ok((bound.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &mine).send().await?.code == 401)
+            .then_some(()))
     })
     .await
 }
@@ -191,14 +257,25 @@ async fn token_requests_refused(s: Space) -> Result<()> {
     let ask = |spec: Value| s.api.post(&format!("{path}/robot/token"), &json!({"spec": spec}));
     let words = ["spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes"];
     ask(json!({"expirationSeconds": 5})).fails(422, "Invalid", &words).await?;
-    let words = ["spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds"];
+    let words = [
+        "spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds",
+    ];
     ask(json!({"expirationSeconds": 4_294_967_297_i64})).fails(422, "Invalid", &words).await?;
     let pod = json!({"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "none"}});
     ask(pod).fails(404, "NotFound", &["pods \"none\" not found"]).await?;
     let other = json!({"boundObjectRef": {"kind": "ConfigMap", "apiVersion": "v1", "name": "none"}});
     let answer = ask(other).send().await?;
-    ensure!(answer.code == 400 && answer.text().contains("cannot bind token to object of type /v1, Kind=ConfigMap"), "{} {}", answer.code, answer.text());
-    s.api.post(&format!("{path}/none/token"), &json!({"spec": {}})).fails(404, "NotFound", &["serviceaccounts \"none\" not found"]).await?;
+    ensure!(
+        answer.code == 400
+            && answer.text().contains("cannot bind token to object of type /v1, Kind=ConfigMap"),
+        "{} {}",
+        answer.code,
+        answer.text()
+    );
+    s.api
+        .post(&format!("{path}/none/token"), &json!({"spec": {}}))
+        .fails(404, "NotFound", &["serviceaccounts \"none\" not found"])
+        .await?;
     Ok(())
 }
 
@@ -223,16 +300,34 @@ async fn certificate_requests(s: Space) -> Result<()> {
     ensure!(s.api.get(&item).is(200).await?["spec"]["usages"] == json!(["client auth"]));
     let approve = |kind: &str| json!({"status": {"conditions": [{"type": kind, "status": "True", "reason": "Test", "message": "t"}]}});
     let done = s.api.patch(&format!("{item}/approval"), MERGE_PATCH, &approve("Approved")).is(200).await?;
-    ensure!(done["status"]["conditions"][0]["type"] == "Approved" && done["status"]["conditions"][0]["lastUpdateTime"].is_string(), "{done}");
+    ensure!(
+        done["status"]["conditions"][0]["type"] == "Approved"
+            && done["status"]["conditions"][0]["lastUpdateTime"].is_string(),
+        "{done}"
+    );
     let both = json!({"status": {"conditions": [{"type": "Denied", "status": "True", "reason": "Test"}, {"type": "Approved", "status": "True", "reason": "Test"}]}});
-    let words = ["status.conditions: Invalid value: \"Approved\": Approved and Denied conditions are mutually exclusive"];
+    let words = [
+        "status.conditions: Invalid value: \"Approved\": Approved and Denied conditions are mutually exclusive",
+    ];
     s.api.patch(&format!("{item}/approval"), MERGE_PATCH, &both).fails(422, "Invalid", &words).await?;
     s.api.delete(&item).is(200).await?;
     for (spec, words) in [
-        (json!({"request": "bm9uc2Vuc2U=", "signerName": "example.com/own", "usages": ["client auth"]}), "spec.request: Invalid value: "),
-        (json!({"request": request, "signerName": "own", "usages": ["client auth"]}), "spec.signerName: Invalid value: \"own\": must be a fully qualified domain and path of the form 'example.com/signer-name'"),
-        (json!({"request": request, "signerName": "example.com/own", "usages": []}), "spec.usages: Required value"),
-        (json!({"request": request, "signerName": "example.com/own", "usages": ["client auth"], "expirationSeconds": 5}), "spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 600 seconds (10 minutes)"),
+        (
+            json!({"request": "bm9uc2Vuc2U=", "signerName": "example.com/own", "usages": ["client auth"]}),
+            "spec.request: Invalid value: ",
+        ),
+        (
+            json!({"request": request, "signerName": "own", "usages": ["client auth"]}),
+            "spec.signerName: Invalid value: \"own\": must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        ),
+        (
+            json!({"request": request, "signerName": "example.com/own", "usages": []}),
+            "spec.usages: Required value",
+        ),
+        (
+            json!({"request": request, "signerName": "example.com/own", "usages": ["client auth"], "expirationSeconds": 5}),
+            "spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 600 seconds (10 minutes)",
+        ),
     ] {
         s.api.post(path, &object(&format!("{name}-x"), spec)).fails(422, "Invalid", &[words]).await?;
     }
@@ -253,12 +348,15 @@ async fn quota_is_exact(s: Space) -> Result<()> {
         Ok((quota["status"]["used"]["count/secrets"] == "0").then_some(()))
     })
     .await?;
-    let calls = (0..15).map(|n| s.api.post(&s.core("secrets"), &json!({"metadata": {"name": format!("s{n}")}})).send());
+    let calls = (0..15)
+        .map(|n| s.api.post(&s.core("secrets"), &json!({"metadata": {"name": format!("s{n}")}})).send());
     let answers = futures::future::try_join_all(calls).await?;
     let made = answers.iter().filter(|a| a.code == 201).count();
     ensure!(made == 5, "{:?}", answers.iter().map(|a| a.code).collect::<Vec<_>>());
     for answer in answers.iter().filter(|a| a.code != 201) {
-        let words = ["exceeded quota: q, requested: count/secrets=1, used: count/secrets=5, limited: count/secrets=5"];
+        let words = [
+            "exceeded quota: q, requested: count/secrets=1, used: count/secrets=5, limited: count/secrets=5",
+        ];
         answer.fails(403, "Forbidden", &words)?;
     }
     let words = ["exceeded quota: q, requested: services=1, used: services=0, limited: services=0"];
@@ -276,8 +374,16 @@ async fn limits(s: Space) -> Result<()> {
         Ok((!made["spec"]["containers"][0]["resources"]["limits"].is_null()).then_some(made))
     })
     .await?;
-    ensure!(made["spec"]["containers"][0]["resources"] == json!({"limits": {"cpu": "200m"}, "requests": {"cpu": "100m"}}), "{made}");
-    ensure!(made["metadata"]["annotations"]["kubernetes.io/limit-ranger"] == "LimitRanger plugin set: cpu request for container c; cpu limit for container c", "{made}");
+    ensure!(
+        made["spec"]["containers"][0]["resources"]
+            == json!({"limits": {"cpu": "200m"}, "requests": {"cpu": "100m"}}),
+        "{made}"
+    );
+    ensure!(
+        made["metadata"]["annotations"]["kubernetes.io/limit-ranger"]
+            == "LimitRanger plugin set: cpu request for container c; cpu limit for container c",
+        "{made}"
+    );
     let mut big = s.pod("b");
     big["spec"]["containers"][0]["resources"] = json!({"limits": {"cpu": "2"}});
     let words = ["pods \"b\" is forbidden: maximum cpu usage per Container is 1, but limit is 2"];
@@ -302,8 +408,10 @@ async fn pod_security(s: Space) -> Result<()> {
     })
     .await?;
     let mut good = s.pod("b");
-    good["spec"]["securityContext"] = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
-    good["spec"]["containers"][0]["securityContext"] = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    good["spec"]["securityContext"] =
+        json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    good["spec"]["containers"][0]["securityContext"] =
+        json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
     s.api.post(&s.core("pods"), &good).is(201).await?;
     Ok(())
 }
@@ -323,7 +431,9 @@ async fn validating_policies(s: Space) -> Result<()> {
     let path = format!("{}?dryRun=All", s.core("configmaps"));
     let mut big = s.map("big");
     big["data"] = json!({"a": "1", "b": "2", "c": "3"});
-    let words = format!("configmaps \"big\" is forbidden: ValidatingAdmissionPolicy '{name}' with binding '{name}' denied request: too much data");
+    let words = format!(
+        "configmaps \"big\" is forbidden: ValidatingAdmissionPolicy '{name}' with binding '{name}' denied request: too much data"
+    );
     eventually("the policy", || async {
         let answer = s.api.post(&path, &big).send().await?;
         if answer.code == 201 { Ok(None) } else { answer.fails(422, "Invalid", &[&words]).map(Some) }
@@ -360,7 +470,11 @@ async fn mutating_policies(s: Space) -> Result<()> {
         Ok(made["metadata"]["labels"].is_object().then_some(made))
     })
     .await?;
-    ensure!(made["metadata"]["labels"] == json!({"added": "yes"}) && made["data"] == json!({"k": "v", "more": "x"}), "{made}");
+    ensure!(
+        made["metadata"]["labels"] == json!({"added": "yes"})
+            && made["data"] == json!({"k": "v", "more": "x"}),
+        "{made}"
+    );
     s.api.delete(&format!("{group}/mutatingadmissionpolicybindings/{name}")).is(200).await?;
     s.api.delete(&format!("{group}/mutatingadmissionpolicies/{name}")).is(200).await?;
     Ok(())
@@ -368,7 +482,12 @@ async fn mutating_policies(s: Space) -> Result<()> {
 
 async fn bad_credentials(s: Space) -> Result<()> {
     for token in ["nonsense", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzeXN0ZW06YWRtaW4ifQ.", "a.b.c"] {
-        let status = s.api.with_token(token)?.get("/api/v1/pods").fails(401, "Unauthorized", &["Unauthorized"]).await?;
+        let status = s
+            .api
+            .with_token(token)?
+            .get("/api/v1/pods")
+            .fails(401, "Unauthorized", &["Unauthorized"])
+            .await?;
         ensure!(status["metadata"] == json!({}), "{status}");
     }
     Ok(())
@@ -376,14 +495,29 @@ async fn bad_credentials(s: Space) -> Result<()> {
 
 async fn secrets(s: Space) -> Result<()> {
     let path = s.core("secrets");
-    let made = s.api.post(&path, &json!({"metadata": {"name": "a"}, "stringData": {"k": "plain"}, "data": {"b": "AQID"}})).is(201).await?;
-    ensure!(made["data"] == json!({"k": "cGxhaW4=", "b": "AQID"}) && made.get("stringData").is_none() && made["type"] == "Opaque", "{made}");
+    let made = s
+        .api
+        .post(&path, &json!({"metadata": {"name": "a"}, "stringData": {"k": "plain"}, "data": {"b": "AQID"}}))
+        .is(201)
+        .await?;
+    ensure!(
+        made["data"] == json!({"k": "cGxhaW4=", "b": "AQID"})
+            && made.get("stringData").is_none()
+            && made["type"] == "Opaque",
+        "{made}"
+    );
     let words = ["illegal base64 data at input byte"];
-    s.api.post(&path, &json!({"metadata": {"name": "b"}, "data": {"b": "***"}})).fails(400, "BadRequest", &words).await?;
+    s.api
+        .post(&path, &json!({"metadata": {"name": "b"}, "data": {"b": "***"}}))
+        .fails(400, "BadRequest", &words)
+        .await?;
     let tls = json!({"metadata": {"name": "b"}, "type": "kubernetes.io/tls", "data": {}});
     let words = ["data[tls.crt]: Required value", "data[tls.key]: Required value"];
     s.api.post(&path, &tls).fails(422, "Invalid", &words).await?;
     let words = ["type: Invalid value: \"other\": field is immutable"];
-    s.api.patch(&format!("{path}/a"), MERGE_PATCH, &json!({"type": "other"})).fails(422, "Invalid", &words).await?;
+    s.api
+        .patch(&format!("{path}/a"), MERGE_PATCH, &json!({"type": "other"}))
+        .fails(422, "Invalid", &words)
+        .await?;
     Ok(())
 }

@@ -325,8 +325,8 @@ mod tests {
                 "error in remove for path: '/b': Unable to remove nonexistent key: b: missing value",
             ),
             (
-                json!([{"op": "replace", "path": "/b", "value": 1}]),
-                "replace operation does not apply: doc is missing key: /b: missing value",
+                json!([{"op": "replace", "path": "/b/c", "value": 1}]),
+                "replace operation does not apply: doc is missing path: /b/c: missing value",
             ),
             (
                 json!([{"op": "add", "path": "/b/c", "value": 1}]),

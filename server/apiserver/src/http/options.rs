@@ -89,9 +89,10 @@ impl ListOptions {
         let resource_version = match query.text("resourceVersion") {
             None => None,
             Some(text) if watch => Some(resource_version(text)?),
-            Some(text) => Some(resource_version(text).map_err(|e| {
-                ApiError::bad_request(format!("invalid resource version: {}", e.message))
-            })?),
+            Some(text) => Some(
+                resource_version(text)
+                    .map_err(|e| ApiError::bad_request(format!("invalid resource version: {}", e.message)))?,
+            ),
         };
         let options = Self {
             label_selector: query.text("labelSelector").map(str::to_owned),
@@ -173,7 +174,9 @@ fn invalid(message: impl Into<String>) -> ApiError {
 pub fn resource_version(text: &str) -> Result<u64, ApiError> {
     text.parse().map_err(|_| {
         // Upstream's storage refuses it with a bare error, which has no code of its own.
-        let why = format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+        let why = format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        );
         ApiError::generic(500, "", why)
     })
 }
@@ -205,7 +208,7 @@ impl WriteOptions {
                 other => {
                     return Err(ApiError::invalid_options(
                         &format!("{kind}.meta.k8s.io"),
-                        &format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""),
+                        &format!("dryRun: Unsupported value: [{other:?}]: supported values: \"All\""),
                     ));
                 }
             }

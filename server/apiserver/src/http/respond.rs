@@ -91,8 +91,8 @@ pub fn encode(accept: Negotiated, value: &Value, shape: Shape<'_>) -> Result<Byt
 
 /// An error, as a `Status` in the client's encoding (JSON where it accepts nothing we speak).
 pub fn error(headers: &HeaderMap, error: &ApiError) -> Response<Body> {
-    if matches!(error.code, 404 | 406 | 415) && error.reason == ApiError::PLAIN {
-        return text(error.code, error.message.clone());
+    if error.code == 404 && error.reason == ApiError::PLAIN {
+        return text(404, error.message.clone());
     }
     let accept = negotiate::negotiate(headers, false, true).unwrap_or_default();
     let shape = crate::schemas::status_shape();

@@ -226,6 +226,16 @@ fn finalizers_for(resource: &Resource, old: &Value, options: &DeleteOptions) -> 
         Propagation::Foreground => out.push(FOREGROUND.into()),
         Propagation::Background => {}
     }
+    // The instances of a definition go before it does.
+    if resource.plural == crate::crd::controller::PLURAL
+        && resource.group == crate::crd::controller::GROUP
+        && !meta::deleting(old)
+    {
+        let instances = crate::crd::conditions::FINALIZER;
+        if !has(instances) {
+            out.push(instances.into());
+        }
+    }
     out
 }
 

@@ -45,7 +45,7 @@ impl Patch {
                 .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}"))),
             _ => {
                 // Upstream's router answers, before its handlers.
-                Err(ApiError::generic(415, ApiError::PLAIN, "415: Unsupported Media Type"))
+                Err(ApiError::unsupported_media_type("415: Unsupported Media Type").with_details())
             }
         }
     }
@@ -79,7 +79,9 @@ impl Patch {
             Self::Json(patch) => {
                 let mut object = object;
                 json_patch::apply(&mut object, patch).map_err(|e| match e {
-                    json_patch::Error::Malformed(why) => ApiError::bad_request(format!("error decoding patch: {why}")),
+                    json_patch::Error::Malformed(why) => {
+                        ApiError::bad_request(format!("error decoding patch: {why}"))
+                    }
                     json_patch::Error::TooManyOperations(_) => ApiError::too_large(e.to_string()),
                     // Upstream does not say which operation failed; the log does.
                     json_patch::Error::DoesNotApply(why) => {
