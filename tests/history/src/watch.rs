@@ -22,10 +22,12 @@ pub struct Watched {
     pub until: u64,
 }
 
-/// A list: its version, and each key's value and version.
+/// A list: its version, and each key's value and version. `floor` is the newest version that was acknowledged to anybody
+/// before the list was asked for, which it must not be older than.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
     pub at: u64,
+    pub floor: u64,
     pub items: Vec<Change>,
 }
 
@@ -36,6 +38,15 @@ pub struct Story {
     pub written: Vec<Change>,
     pub watched: Vec<Watched>,
     pub listed: Vec<Listed>,
+    /// Writes that were refused: nobody may ever see them.
+    pub refused: Vec<(String, u64)>,
+}
+
+/// The version each value was written at, as far as anybody told.
+pub fn versions(story: &Story) -> BTreeMap<(String, u64), u64> {
+    let changes = truth(story, &mut Vec::new());
+    let written = changes.into_iter().filter_map(|(version, (key, value))| Some(((key, value?), version)));
+    written.collect()
 }
 
 /// Everything that is wrong; empty is a consistent story.
@@ -45,7 +56,16 @@ pub fn check(story: &Story) -> Vec<String> {
     for (index, watched) in story.watched.iter().enumerate() {
         watcher(&format!("watcher {index}"), watched, &truth, &mut wrong);
     }
+    let refused: BTreeSet<&(String, u64)> = story.refused.iter().collect();
+    for (version, (key, value)) in &truth {
+        if value.is_some_and(|value| refused.contains(&(key.clone(), value))) {
+            wrong.push(format!("version {version} of {key} is a write that was refused"));
+        }
+    }
     for list in &story.listed {
+        if list.at < list.floor {
+            wrong.push(format!("a list at {} was asked for after version {} was acknowledged", list.at, list.floor));
+        }
         snapshot(list, story, &truth, &mut wrong);
     }
     wrong
