@@ -286,7 +286,9 @@ fn outcome(ask: Ask, answer: Option<&Answer>) -> Option<Told> {
         (200, Ask::Read) if ours(&object) => {
             value(&object).zip(version(&object)).map(|(value, version)| Told::Saw { value, version })
         }
-        (200 | 201, _) => version(&object).map_or(Some(Told::Unknown), |version| Some(Told::Done { version })),
+        (200 | 201, _) => {
+            version(&object).map_or(Some(Told::Unknown), |version| Some(Told::Done { version }))
+        }
         (404, Ask::Create { .. }) => Some(Told::Unknown),
         (404, _) => Some(Told::Missing),
         (409, Ask::Create { .. }) if reason == "AlreadyExists" => Some(Told::Exists),

@@ -11,17 +11,27 @@ use std::collections::HashSet;
 pub enum State {
     Absent,
     /// A value and the version it was written at; the version of a write nobody was told of is not known.
-    Present { value: u64, version: Option<u64> },
+    Present {
+        value: u64,
+        version: Option<u64>,
+    },
 }
 
 /// What was asked for. Values are unique in a history, so that a read says whose write it saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    Create { value: u64 },
+    Create {
+        value: u64,
+    },
     /// Write if the key is still at this version.
-    Swap { value: u64, from: u64 },
+    Swap {
+        value: u64,
+        from: u64,
+    },
     /// Write whatever is there, if anything is (update without a version, patch).
-    Put { value: u64 },
+    Put {
+        value: u64,
+    },
     Delete,
     Read,
 }
@@ -68,14 +78,19 @@ fn step(state: State, ask: Ask, told: Told) -> Option<State> {
         (Ask::Swap { from, .. }, Told::Conflict, State::Present { version, .. }) => {
             (version != Some(from)).then_some(state)
         }
+        // Gone is another version too; a server that looked before it went need not look again.
+        (Ask::Swap { .. }, Told::Conflict, State::Absent) => Some(state),
         (Ask::Put { value }, Told::Done { version }, State::Present { version: at, .. }) => {
             if at.is_none_or(|at| version > at) { write(value, Some(version)) } else { None }
         }
         (Ask::Delete, Told::Deleted, State::Present { .. }) => Some(State::Absent),
-        (Ask::Swap { .. } | Ask::Put { .. } | Ask::Delete | Ask::Read, Told::Missing, State::Absent) => Some(state),
+        (Ask::Swap { .. } | Ask::Put { .. } | Ask::Delete | Ask::Read, Told::Missing, State::Absent) => {
+            Some(state)
+        }
         (Ask::Read, Told::Saw { value, version }, State::Present { value: has, version: at }) => {
             // The first look at a write nobody was told of settles its version.
-            (has == value && at.is_none_or(|at| at == version)).then_some(State::Present { value, version: Some(version) })
+            (has == value && at.is_none_or(|at| at == version))
+                .then_some(State::Present { value, version: Some(version) })
         }
         _ => None,
     }
@@ -109,7 +124,10 @@ pub fn check(operations: &[Operation]) -> Result<(), String> {
     }
     let (reached, stuck) = search.best;
     let what: Vec<String> = stuck.iter().map(|at| format!("{:?}", operations[*at])).collect();
-    Err(format!("no order explains more than {reached} of {sure} operations; none of these can follow:\n  {}", what.join("\n  ")))
+    Err(format!(
+        "no order explains more than {reached} of {sure} operations; none of these can follow:\n  {}",
+        what.join("\n  ")
+    ))
 }
 
 /// A set of operations, by bit.
@@ -165,11 +183,17 @@ impl Search<'_> {
                 candidates.push(at);
             }
             if told > self.best.0 || self.best.1.is_empty() {
-                let stuck = candidates.iter().copied().filter(|at| self.operations[*at].told != Told::Unknown).collect();
+                let stuck = candidates
+                    .iter()
+                    .copied()
+                    .filter(|at| self.operations[*at].told != Told::Unknown)
+                    .collect();
                 self.best = (told, stuck);
             }
             // Guesses are pushed first, so that what was told is tried before them.
-            candidates.sort_by_key(|at| (self.operations[*at].told != Told::Unknown, std::cmp::Reverse(self.operations[*at].ended)));
+            candidates.sort_by_key(|at| {
+                (self.operations[*at].told != Told::Unknown, std::cmp::Reverse(self.operations[*at].ended))
+            });
             for at in candidates {
                 let operation = &self.operations[at];
                 if let Some(next) = step(state, operation.ask, operation.told) {

@@ -29,7 +29,8 @@ pub struct Subject {
 impl Subject {
     pub fn start(engine: Engine) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ironclad-history-").tempdir()?;
-        let mut subject = Self { engine, folder, port: free()?, etcd_port: free()?, server: None, etcd: None };
+        let mut subject =
+            Self { engine, folder, port: free()?, etcd_port: free()?, server: None, etcd: None };
         subject.launch_etcd()?;
         subject.launch()?;
         Ok(subject)
@@ -45,7 +46,9 @@ impl Subject {
 
     fn launch(&mut self) -> Result<()> {
         let mut command = Command::new(blackbox::binary()?);
-        command.args(["server", "--port", &self.port.to_string(), "--data-dir"]).arg(self.folder.path().join("data"));
+        command
+            .args(["server", "--port", &self.port.to_string(), "--data-dir"])
+            .arg(self.folder.path().join("data"));
         if self.engine == Engine::Etcd {
             command.args(["--store", &format!("etcd=http://127.0.0.1:{}", self.etcd_port)]);
         }
@@ -78,7 +81,8 @@ impl Subject {
             if self.server.as_mut().is_none_or(|server| server.has_ended().is_some()) {
                 self.launch()?;
             }
-            if self.engine == Engine::Etcd && self.etcd.as_mut().is_none_or(|etcd| etcd.has_ended().is_some()) {
+            if self.engine == Engine::Etcd && self.etcd.as_mut().is_none_or(|etcd| etcd.has_ended().is_some())
+            {
                 self.launch_etcd()?;
             }
         }

@@ -49,6 +49,12 @@ pub fn versions(story: &Story) -> BTreeMap<(String, u64), u64> {
     written.collect()
 }
 
+/// All that is known of one key: its changes by version, with what each wrote.
+pub fn changes(story: &Story, key: &str) -> Vec<(u64, Option<u64>)> {
+    let all = truth(story, &mut Vec::new());
+    all.into_iter().filter(|(_, (k, _))| k == key).map(|(version, (_, value))| (version, value)).collect()
+}
+
 /// Everything that is wrong; empty is a consistent story.
 pub fn check(story: &Story) -> Vec<String> {
     let mut wrong = Vec::new();
@@ -64,7 +70,10 @@ pub fn check(story: &Story) -> Vec<String> {
     }
     for list in &story.listed {
         if list.at < list.floor {
-            wrong.push(format!("a list at {} was asked for after version {} was acknowledged", list.at, list.floor));
+            wrong.push(format!(
+                "a list at {} was asked for after version {} was acknowledged",
+                list.at, list.floor
+            ));
         }
         snapshot(list, story, &truth, &mut wrong);
     }
@@ -107,7 +116,10 @@ fn watcher(name: &str, watched: &Watched, truth: &Truth, wrong: &mut Vec<String>
     }
     for (version, change) in truth.range(watched.from + 1..=until) {
         if !seen.contains(version) {
-            wrong.push(format!("{name}, from {} to {until}, missed version {version}: {change:?}", watched.from));
+            wrong.push(format!(
+                "{name}, from {} to {until}, missed version {version}: {change:?}",
+                watched.from
+            ));
         }
     }
 }
@@ -125,7 +137,10 @@ fn snapshot(list: &Listed, story: &Story, truth: &Truth, wrong: &mut Vec<String>
     }
     // Deletions are known from watchers only; where none looked, a key that is missing may have been deleted.
     let covered = |version: u64| {
-        story.watched.iter().any(|w| w.from < version && list.at <= w.until.max(w.events.last().map_or(0, |e| e.version)))
+        story
+            .watched
+            .iter()
+            .any(|w| w.from < version && list.at <= w.until.max(w.events.last().map_or(0, |e| e.version)))
     };
     let mut newest: BTreeMap<&str, (u64, Option<u64>)> = BTreeMap::new();
     for (version, (key, value)) in truth.range(..=list.at) {

@@ -102,7 +102,10 @@ fn truthful(seed: &[(u8, u8, u8, bool)]) -> Vec<Operation> {
             (_, None) => Told::Missing,
         };
         match (ask, told) {
-            (Ask::Create { value } | Ask::Swap { value, .. } | Ask::Put { value }, Told::Done { version }) => {
+            (
+                Ask::Create { value } | Ask::Swap { value, .. } | Ask::Put { value },
+                Told::Done { version },
+            ) => {
                 state = State::Present { value, version: Some(version) };
                 past.push(version);
             }
@@ -187,6 +190,7 @@ fn torn_lists_are_found() {
 
 #[test]
 fn refused_writes_that_happened_are_found() {
-    let story = Story { written: vec![change("a", 5, Some(1))], refused: vec![("a".into(), 1)], ..Story::default() };
+    let story =
+        Story { written: vec![change("a", 5, Some(1))], refused: vec![("a".into(), 1)], ..Story::default() };
     assert_eq!(watch::check(&story).len(), 1);
 }

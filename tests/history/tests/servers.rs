@@ -44,7 +44,9 @@ async fn run(engine: Engine) -> Result<()> {
         let wrong = judge(notes);
         ensure!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), subject.printed());
     }
-    println!("{engine:?}: {rounds} rounds, {operations} operations ({unknown} without an outcome), {events} events, {kills} kills");
+    println!(
+        "{engine:?}: {rounds} rounds, {operations} operations ({unknown} without an outcome), {events} events, {kills} kills"
+    );
     ensure!(operations > 0 && events > 0 && kills > 0, "nothing happened");
     Ok(())
 }
@@ -60,7 +62,11 @@ async fn round(subject: &mut Subject, engine: Engine, time: Duration) -> Result<
         if Instant::now() >= end {
             break;
         }
-        if engine == Engine::Etcd && rand::random() { subject.kill_etcd()? } else { subject.kill_server()? }
+        if engine == Engine::Etcd && rand::random() {
+            subject.kill_etcd()?
+        } else {
+            subject.kill_server()?
+        }
         kills += 1;
         // Every third death comes while it starts; else it serves for a while.
         if rand::random::<u8>() % 3 > 0 {
@@ -98,7 +104,11 @@ fn judge(notes: Notes) -> Vec<String> {
             true
         });
         if let Err(why) = linear::check(&operations) {
-            wrong.push(format!("{key}: {why}"));
+            let told: Vec<String> = operations.iter().map(|o| format!("{o:?}")).collect();
+            let changes = watch::changes(&notes.story, &key);
+            let path = std::env::temp_dir().join(format!("history-{}-{key}.txt", std::process::id()));
+            let written = std::fs::write(&path, format!("{}\n\n{changes:#?}\n", told.join("\n")));
+            wrong.push(format!("{key}: {why}\n  all of it is in {} ({written:?})", path.display()));
         }
     }
     wrong

@@ -7,6 +7,7 @@ use crate::http::options::FieldValidation;
 use crate::schemas::{self, Expected};
 use crate::status::ApiError;
 use machinery::codec;
+use machinery::field::{FieldErrors, Path};
 use machinery::patch::{json_patch, merge_patch, strategic};
 use machinery::schema::{Schema, TypeId};
 use parking_lot::Mutex;
@@ -138,13 +139,49 @@ pub fn change<'a>(
             meta::carry(&mut object, old, "resourceVersion");
             return Ok(Wanted { object, managed: true, pinned });
         }
-        let before = convert::from_storage(resource, old.clone());
-        let patched = patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name)?;
+        let before = || convert::from_storage(resource, old.clone());
+        let apply =
+            |before| patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name);
+        let patched = apply(before())?;
         let mut found = Vec::new();
-        let checked = schemas::check(&Expected::of(resource), patched, validation, &mut found)?;
+        let checked = schemas::check(&Expected::of(resource), patched, validation, &mut found)
+            .map_err(|e| unreadable(patch, apply(before()).unwrap_or_default(), &e))?;
         *warnings.lock() = found;
         Ok(Wanted { object: convert::to_storage(resource, checked), managed: false, pinned })
     })
+}
+
+/// A patch whose outcome is no object of its kind: upstream blames the patch, and shows what became of the object.
+fn unreadable(patch: &Patch, patched: Value, error: &ApiError) -> ApiError {
+    if error.code != 400 {
+        return error.clone();
+    }
+    let why =
+        error.message.split_once(" cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
+    let why = why.map_or(error.message.as_str(), |(_, why)| why);
+    let shown = match patch {
+        Patch::Strategic(patch) => go_map(patch),
+        _ => patched.to_string(),
+    };
+    let mut errors = FieldErrors::default();
+    errors.invalid(&Path::new("patch"), shown, why);
+    ApiError::invalid("", "", "", &errors)
+}
+
+/// A value as Go prints a map: `map[a:1 b:[x y]]`.
+fn go_map(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<_> = map.iter().collect();
+            members.sort_by(|a, b| a.0.cmp(b.0));
+            let members = members.iter().map(|(k, v)| format!("{k}:{}", go_map(v)));
+            format!("map[{}]", members.collect::<Vec<_>>().join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(go_map).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".into(),
+        other => other.to_string(),
+    }
 }
 
 fn check_version(target: &Target<'_>, config: &Value, old: &Value) -> Result<(), ApiError> {
