@@ -248,6 +248,18 @@ fn check_kind(expected: &Expected<'_>, mut value: Value) -> Result<Value, ApiErr
     }
     let version = value["apiVersion"].as_str().unwrap_or_default().to_owned();
     let kind = value["kind"].as_str().unwrap_or_default().to_owned();
+    // Built-in kinds are told apart before their versions are.
+    let own = builtin(expected.group, expected.version, expected.kind).is_some();
+    if own && !(version.is_empty() && kind.is_empty()) {
+        let (version, kind) = (
+            if version.is_empty() { wanted.as_str() } else { version.as_str() },
+            if kind.is_empty() { expected.kind } else { kind.as_str() },
+        );
+        let (group, short) = version.split_once('/').unwrap_or(("", version));
+        if kind != expected.kind || builtin(group, short, kind).is_none() {
+            return Err(expected.refuse(kind, version, &unrelated(kind, version, expected)));
+        }
+    }
     if version.is_empty() {
         value["apiVersion"] = wanted.clone().into();
     } else if version != wanted {
@@ -314,14 +326,40 @@ pub fn validate(
 
 /// `metadata` on create. Built-in kinds check their own in their strategy, where names have kind-specific forms.
 pub fn validate_metadata(resource: &Resource, object: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::default();
+    if resource.custom.is_none() && resource.group != crate::crd::controller::GROUP {
+        bare_finalizers(object, &mut errors);
+    }
     if resource.custom.is_none() && kinds::validates_metadata(&resource.storage.0, &resource.kind) {
-        return FieldErrors::default();
+        return errors;
     }
     let path = Path::new("metadata");
     // RBAC's names hold colons.
     let rbac = resource.custom.is_none() && resource.group == "rbac.authorization.k8s.io";
     let name = if rbac { names::path_segment } else { names::name_is_subdomain };
-    machinery::meta::validate(object, resource.namespaced, name, &path)
+    errors.0.extend(machinery::meta::validate(object, resource.namespaced, name, &path).0);
+    errors
+}
+
+/// Upstream's own kinds take finalizers without a domain only of these names.
+fn bare_finalizers(object: &Value, errors: &mut FieldErrors) {
+    let list = object["metadata"]["finalizers"].as_array().into_iter().flatten();
+    for (at, name) in list.enumerate().filter_map(|(at, f)| Some((at, f.as_str()?))) {
+        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&Path::new("metadata").child("finalizers").index(at), name, why);
+        }
+    }
+}
+
+/// Why a body of another kind is refused: nobody knows it, or it is not what this path holds.
+fn unrelated(kind: &str, version: &str, expected: &Expected<'_>) -> String {
+    let (group, short) = version.split_once('/').unwrap_or(("", version));
+    if builtin(group, short, kind).is_none() {
+        return format!("no kind {kind:?} is registered for version {version:?} in scheme \"ironclad\"");
+    }
+    let group = expected.group.split('.').next().filter(|g| !g.is_empty()).unwrap_or("core");
+    format!("converting ({short}.{kind}) to ({group}.{}): unknown conversion", expected.kind)
 }
 
 pub fn validate_metadata_update(resource: &Resource, object: &Value, old: &Value) -> FieldErrors {

@@ -88,6 +88,13 @@ impl ApiError {
         e
     }
 
+    /// As [`Self::already_exists`], of one that is on its way out.
+    pub fn being_deleted(group: &str, resource: &str, name: &str) -> Self {
+        let mut e = Self::already_exists(group, resource, name);
+        e.message = format!("object is being deleted: {}", e.message);
+        e
+    }
+
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
         Self::new(
             409,
@@ -210,11 +217,14 @@ impl ApiError {
     }
 
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        Self::new(
-            406,
-            "NotAcceptable",
-            format!("only the following media types are accepted: {}", accepted.join(", ")),
-        )
+        // Upstream's router answers this, with all that any of its writers can do.
+        let streams = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+        let protobuf = accepted.iter().any(|a| a.contains("protobuf"));
+        let streams =
+            streams.into_iter().filter(|s| !accepted.contains(s) && (protobuf || s.contains("json")));
+        let all: Vec<&str> = accepted.iter().copied().chain(streams).collect();
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", all.join(", "));
+        Self::new(406, "NotAcceptable", message).with_details()
     }
 
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
@@ -285,9 +295,11 @@ impl ApiError {
             "metadata": {},
             "status": "Failure",
             "message": self.message,
-            "reason": self.reason,
             "code": self.code,
         });
+        if !self.reason.is_empty() {
+            status["reason"] = self.reason.into();
+        }
         if let Some(d) = &self.details {
             let mut details = Map::new();
             put(&mut details, "name", &d.name);

@@ -25,17 +25,23 @@ use std::sync::Arc;
 pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Response<Body>, ApiError> {
     let info = &call.info;
     let index = server.index.load();
+    if call.parts.method == http::Method::HEAD {
+        return Err(ApiError::method_unknown());
+    }
     let Some(resource) = index.find(&info.group, &info.version, &info.resource).cloned() else {
         if let Some(extension) = index.extension(&info.group, &info.version).cloned() {
             return aggregation::proxy::forward(server, &mut call, &extension).await;
         }
-        let served = index.version(&info.group, &info.version).is_some();
+        // A group's path is the group's, whatever version is asked for; only strangers get the router's answer.
+        let served = index.group(&info.group).is_some();
         return Err(if served { ApiError::no_such_path() } else { ApiError::page_not_found() });
     };
     drop(index);
     let namespaced = resource.namespaced;
     if namespaced && info.namespace.is_empty() && !matches!(info.verb, "list" | "watch") {
-        return Err(ApiError::no_such_path());
+        // The path of a list over all namespaces is there, for lists.
+        let path = info.name.is_empty() && info.subresource.is_empty();
+        return Err(if path { ApiError::method_unknown() } else { ApiError::no_such_path() });
     }
     if !namespaced && !info.namespace.is_empty() && resource.plural != "namespaces" {
         return Err(ApiError::no_such_path());
@@ -300,12 +306,12 @@ pub(crate) async fn apply_patch(
         {
             let config = patch::prepare_apply(&target, config.clone(), validation, &mut found.lock())?;
             if !meta::uid(&config).is_empty() || !meta::text(&config, "resourceVersion").is_empty() {
-                return Err(ApiError::conflict(
-                    &resource.group,
-                    &resource.plural,
-                    name,
-                    "uid mismatch: the provided object specified uid or resourceVersion, and no existing object was found",
-                ));
+                let (uid, version) = (meta::uid(&config), meta::text(&config, "resourceVersion"));
+                let (what, said) = if uid.is_empty() { ("resourceVersion", version) } else { ("uid", uid) };
+                let why = format!(
+                    "{what} mismatch: the provided object specified {what} {said}, and no existing object was found"
+                );
+                return Err(ApiError::conflict(&resource.group, &resource.plural, name, &why));
             }
             let force = options.force.unwrap_or(false);
             let object = schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;

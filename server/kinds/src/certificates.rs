@@ -213,11 +213,7 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
         }
     }
     if !of(now, "Approved").is_empty() && !of(now, "Denied").is_empty() {
-        errors.invalid(
-            &path,
-            Value::Array(now.to_vec()),
-            "Approved and Denied conditions are mutually exclusive",
-        );
+        errors.invalid(&path, "Approved", "Approved and Denied conditions are mutually exclusive");
     }
     let certificate = |o: &Value| text(at(o, "status"), "certificate").to_string();
     if subresource == "status" && !certificate(old).is_empty() && certificate(old) != certificate(new) {

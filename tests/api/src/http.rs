@@ -230,7 +230,10 @@ impl Answer {
     /// The texts of all `Warning: 299` headers.
     pub fn warnings(&self) -> Vec<String> {
         let values = self.headers.get_all("warning").iter().filter_map(|v| v.to_str().ok());
-        values.map(|v| v.trim_start_matches("299 - ").trim_matches('"').replace("\\\"", "\"")).collect()
+        values
+            .map(|v| v.strip_prefix("299 - \"").unwrap_or(v))
+            .map(|v| v.strip_suffix('"').unwrap_or(v).replace(r#"\""#, r#"""#))
+            .collect()
     }
 
     pub fn is(&self, code: u16) -> Result<Value> {

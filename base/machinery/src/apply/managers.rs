@@ -39,7 +39,7 @@ impl Entry {
         fields_v1::decode_members(&self.fields)
     }
 
-    /// As messages name it: `"kubectl" with subresource "status" using apps/v1 at 2020-...`.
+    /// As messages name it: `"kubectl" with subresource "status" using apps/v1`.
     pub fn title(&self) -> String {
         let mut out = crate::field::quote(&self.manager);
         if !self.subresource.is_empty() {

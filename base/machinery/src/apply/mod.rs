@@ -447,10 +447,7 @@ fn conflicts(entries: &[Entry], changed: &Set) -> Result<Vec<Conflict>, ApplyErr
     let mut out = Vec::new();
     for entry in entries {
         let set = entry.set().map_err(ApplyError::Invalid)?;
-        let mut manager = entry.title();
-        if let (Operation::Update, Some(time)) = (entry.operation, &entry.time) {
-            manager.push_str(&format!(" at {time}"));
-        }
+        let manager = entry.title();
         for path in set.intersection(changed).paths() {
             out.push(Conflict { manager: manager.clone(), path });
         }

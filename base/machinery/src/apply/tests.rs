@@ -95,17 +95,17 @@ fn conflicts_and_force() {
     let error = apply(Some(&live), &config(Some(3), "nginx"), &deployment("me")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1 at 2026-01-01T00:00:00Z: .spec.replicas"
+        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using apps/v1: .spec.replicas"
     );
     assert_eq!(
         error.causes(),
         json!([{"reason": "FieldManagerConflict", "field": ".spec.replicas",
-            "message": "conflict with \"kubectl-client-side-apply\" using apps/v1 at 2026-01-01T00:00:00Z"}])
+            "message": "conflict with \"kubectl-client-side-apply\" using apps/v1"}])
     );
     let two = apply(Some(&live), &config(Some(3), "other"), &deployment("me")).unwrap_err().to_string();
     assert_eq!(
         two,
-        "Apply failed with 2 conflicts: conflicts with \"kubectl-client-side-apply\" using apps/v1 at 2026-01-01T00:00:00Z:\n\
+        "Apply failed with 2 conflicts: conflicts with \"kubectl-client-side-apply\" using apps/v1:\n\
          - .spec.replicas\n- .spec.template.spec.containers[name=\"c\"].image"
     );
     let forced =

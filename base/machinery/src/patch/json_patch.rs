@@ -30,9 +30,12 @@ fn no<T>(message: String) -> Result<T, Error> {
 
 /// Applies the operations of `patch` (a JSON array) in order; on an error nothing can be said of `document`.
 pub fn apply(document: &mut Value, patch: &Value) -> Result<(), Error> {
+    if patch.is_null() {
+        return Ok(());
+    }
     let Some(operations) = patch.as_array() else {
         return Err(Error::Malformed(format!(
-            "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+            "json: cannot unmarshal {} into Go value of type []handlers.jsonPatchOp",
             kind_name(patch)
         )));
     };
@@ -43,7 +46,7 @@ pub fn apply(document: &mut Value, patch: &Value) -> Result<(), Error> {
     for operation in operations {
         if !operation.is_object() {
             return Err(Error::Malformed(format!(
-                "json: cannot unmarshal {} into Go value of type jsonpatch.Operation",
+                "json: cannot unmarshal {} into Go value of type handlers.jsonPatchOp",
                 kind_name(operation)
             )));
         }
@@ -189,8 +192,10 @@ fn replace(document: &mut Value, operation: &Value) -> Result<(), Error> {
     let Some((at, key)) = container(document, path) else {
         return no(format!("replace operation does not apply: doc is missing path: {path}: {MISSING}"));
     };
+    // A member of an object need not be there: the library upstream uses cannot tell it from a null.
     match lookup(at, &key) {
         Ok(Some(_)) => {}
+        Ok(None) if at.is_object() => {}
         _ => return no(format!("replace operation does not apply: doc is missing key: {path}: {MISSING}")),
     }
     match at {
@@ -313,15 +318,15 @@ mod tests {
     fn refusals() {
         let doc = json!({"a": 1, "l": []});
         for (patch, want) in [
-            (json!({}), "json: cannot unmarshal object into Go value of type jsonpatch.Patch"),
+            (json!({}), "json: cannot unmarshal object into Go value of type []handlers.jsonPatchOp"),
             (json!([{"op": "x", "path": "/a"}]), "Unexpected kind: x"),
             (
                 json!([{"op": "remove", "path": "/b"}]),
                 "error in remove for path: '/b': Unable to remove nonexistent key: b: missing value",
             ),
             (
-                json!([{"op": "replace", "path": "/b", "value": 1}]),
-                "replace operation does not apply: doc is missing key: /b: missing value",
+                json!([{"op": "replace", "path": "/b/c", "value": 1}]),
+                "replace operation does not apply: doc is missing path: /b/c: missing value",
             ),
             (
                 json!([{"op": "add", "path": "/b/c", "value": 1}]),

@@ -6,7 +6,7 @@ use kinds::approval;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-pub(super) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// A condition without its time.
 pub(super) struct Condition {
@@ -69,7 +69,7 @@ pub(super) fn set(object: &mut Value, condition: &Condition) {
     }
 }
 
-/// The definition with its names, conditions, stored versions and finalizer as they should be; `None` if they are.
+/// The definition with its names, conditions and stored versions as they should be; `None` if they are.
 /// `all` are the definitions there are, `builtin` the names of the group's built-in resources.
 pub(super) fn plan(one: &Value, all: &[Value], builtin: Taken) -> Option<Value> {
     let mut new = one.clone();
@@ -113,10 +113,6 @@ pub(super) fn plan(one: &Value, all: &[Value], builtin: Taken) -> Option<Value> 
             let message = "CustomResource deletion is in progress";
             set(&mut new, &Condition::terminating("True", "InstanceDeletionInProgress", message));
         }
-    } else if !meta::finalizers(one).contains(&FINALIZER) {
-        let mut finalizers: Vec<String> = meta::finalizers(one).into_iter().map(str::to_owned).collect();
-        finalizers.push(FINALIZER.into());
-        meta::set_finalizers(&mut new, &finalizers);
     }
     (new != *one).then_some(new)
 }

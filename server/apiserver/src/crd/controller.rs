@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) const GROUP: &str = "apiextensions.k8s.io";
-pub(super) const PLURAL: &str = "customresourcedefinitions";
+pub(crate) const GROUP: &str = "apiextensions.k8s.io";
+pub(crate) const PLURAL: &str = "customresourcedefinitions";
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a write may be under way; see [`settle`].
 const SETTLING: Duration = Duration::from_secs(60);

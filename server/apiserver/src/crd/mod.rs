@@ -4,8 +4,8 @@
 //! definitions, accepts their names, and swaps the resource index.
 
 mod columns;
-mod conditions;
-mod controller;
+pub(crate) mod conditions;
+pub(crate) mod controller;
 mod conversion;
 mod definition;
 mod embedded;

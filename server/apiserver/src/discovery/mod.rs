@@ -110,9 +110,10 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
             // The first answer takes a moment of computing, which must not hold up others.
             let (server, headers) = (server.clone(), headers.clone());
             let rest: Vec<String> = rest.iter().map(|p| (*p).to_owned()).collect();
+            let asked = call.query.get("hash").map(|h| h.to_string());
             let work = move || {
                 let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-                openapi::answer(&server, &index, &headers, &rest)
+                openapi::answer(&server, &index, &headers, &rest, asked.as_deref())
             };
             tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
         }
@@ -165,7 +166,11 @@ fn legacy_resources(
     group: &str,
     version: &str,
 ) -> Result<Response<Body>, ApiError> {
-    let found = index.version(group, version).ok_or_else(ApiError::page_not_found)?;
+    let found = index.version(group, version).ok_or_else(|| match index.group(group) {
+        // A group that is served answers for all of its versions.
+        Some(_) => ApiError::no_such_path(),
+        None => ApiError::page_not_found(),
+    })?;
     let value = legacy::resources(group, found);
     negotiated(headers, &value, schemas::kind_shape("", "v1", "APIResourceList"))
 }

@@ -88,7 +88,11 @@ impl ListOptions {
     pub fn read(query: &Query, watch: bool) -> Result<Self, ApiError> {
         let resource_version = match query.text("resourceVersion") {
             None => None,
-            Some(text) => Some(resource_version(text)?),
+            Some(text) if watch => Some(resource_version(text)?),
+            Some(text) => Some(
+                resource_version(text)
+                    .map_err(|e| ApiError::bad_request(format!("invalid resource version: {}", e.message)))?,
+            ),
         };
         let options = Self {
             label_selector: query.text("labelSelector").map(str::to_owned),
@@ -119,7 +123,7 @@ impl ListOptions {
     fn check(&self, watch: bool) -> Result<(), ApiError> {
         let with = self.resource_version_match;
         if watch {
-            if self.send_initial_events.is_some() && with == VersionMatch::Unset {
+            if self.send_initial_events.is_some() && with != VersionMatch::NotOlderThan {
                 return Err(invalid(
                     "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to \
                      NotOlderThan",
@@ -129,11 +133,6 @@ impl ListOptions {
                 return Err(invalid(
                     "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless \
                      sendInitialEvents is provided",
-                ));
-            }
-            if with == VersionMatch::Exact {
-                return Err(invalid(
-                    "resourceVersionMatch: Unsupported value: \"Exact\": supported values: \"NotOlderThan\"",
                 ));
             }
             return Ok(());
@@ -156,7 +155,7 @@ impl ListOptions {
             }
             VersionMatch::Exact if self.resource_version == Some(0) => {
                 return Err(invalid(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for \
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for \
                      resourceVersion \"0\"",
                 ));
             }
@@ -174,9 +173,11 @@ fn invalid(message: impl Into<String>) -> ApiError {
 /// A resource version in a request.
 pub fn resource_version(text: &str) -> Result<u64, ApiError> {
     text.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-        ))
+        // Upstream's storage refuses it with a bare error, which has no code of its own.
+        let why = format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        );
+        ApiError::generic(500, "", why)
     })
 }
 
@@ -207,7 +208,7 @@ impl WriteOptions {
                 other => {
                     return Err(ApiError::invalid_options(
                         &format!("{kind}.meta.k8s.io"),
-                        &format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""),
+                        &format!("dryRun: Unsupported value: [{other:?}]: supported values: \"All\""),
                     ));
                 }
             }
@@ -230,7 +231,7 @@ impl WriteOptions {
         if field_manager.len() > 128 {
             return Err(ApiError::invalid_options(
                 &format!("{kind}.meta.k8s.io"),
-                &format!("fieldManager: Invalid value: {field_manager:?}: may not be more than 128 bytes"),
+                "fieldManager: Too long: may not be more than 128 bytes",
             ));
         }
         Ok(Self { dry_run, field_manager, field_validation, force: query.optional_flag("force") })

@@ -124,7 +124,12 @@ impl ApiServer {
             self.storage.put(key, value.clone(), Expect::Absent, self.ttl(resource)).await.map_err(|e| {
                 match e {
                     store::StoreError::Conflict { .. } => {
-                        ApiError::already_exists(&resource.group, &resource.plural, &name)
+                        let there = resource.cache.get(target.namespace, &name);
+                        if there.and_then(|entry| entry.object().ok()).is_some_and(|o| meta::deleting(&o)) {
+                            ApiError::being_deleted(&resource.group, &resource.plural, &name)
+                        } else {
+                            ApiError::already_exists(&resource.group, &resource.plural, &name)
+                        }
                     }
                     other => other.into(),
                 }

@@ -115,7 +115,8 @@ impl ApiServer {
 
 fn check_preconditions(target: &Target<'_>, options: &DeleteOptions, old: &Value) -> Result<(), ApiError> {
     let resource = target.resource;
-    let conflict = |why: String| ApiError::conflict(&resource.group, &resource.plural, target.name, &why);
+    // Upstream names the kind here, not the resource.
+    let conflict = |why: String| ApiError::conflict(&resource.group, &resource.kind, target.name, &why);
     if let Some(uid) = &options.uid
         && uid != meta::uid(old)
     {
@@ -224,6 +225,16 @@ fn finalizers_for(resource: &Resource, old: &Value, options: &DeleteOptions) -> 
         Propagation::Orphan => out.push(ORPHAN.into()),
         Propagation::Foreground => out.push(FOREGROUND.into()),
         Propagation::Background => {}
+    }
+    // The instances of a definition go before it does.
+    if resource.plural == crate::crd::controller::PLURAL
+        && resource.group == crate::crd::controller::GROUP
+        && !meta::deleting(old)
+    {
+        let instances = crate::crd::conditions::FINALIZER;
+        if !has(instances) {
+            out.push(instances.into());
+        }
     }
     out
 }

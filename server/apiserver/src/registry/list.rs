@@ -127,19 +127,27 @@ fn encode_raw(rv: i64, start: &str) -> String {
 }
 
 fn decode(text: &str) -> Result<Token, ApiError> {
-    let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| bad_token(&e.to_string()))?;
-    let token: Token = serde_json::from_slice(&bytes).map_err(|e| bad_token(&e.to_string()))?;
+    let text = text.trim_end_matches('=');
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|e| {
+        let at = match e {
+            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+            _ => text.len(),
+        };
+        bad_token(&format!("illegal base64 data at input byte {at}"))
+    })?;
+    let token: Token = serde_json::from_slice(&bytes)
+        .map_err(|e| bad_token(&machinery::codec::json::syntax_error(&e, &bytes).to_string()))?;
     if token.v != "meta.k8s.io/v1" {
-        return Err(bad_token(&format!("server does not recognize this encoded version {:?}", token.v)));
+        return Err(bad_token(&format!("server does not recognize this encoded version {}", token.v)));
     }
     if token.start.is_empty() || token.start.contains("..") {
-        return Err(bad_token("continue key is not valid: encoded start key empty (version meta.k8s.io/v1)"));
+        return Err(bad_token("encoded start key empty (version meta.k8s.io/v1)"));
     }
     Ok(token)
 }
 
 fn bad_token(why: &str) -> ApiError {
-    ApiError::bad_request(format!("invalid continue token: {why}"))
+    ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
 }
 
 fn expired_token(start: String) -> ApiError {

@@ -7,6 +7,7 @@ use crate::http::options::FieldValidation;
 use crate::schemas::{self, Expected};
 use crate::status::ApiError;
 use machinery::codec;
+use machinery::field::{FieldErrors, Path};
 use machinery::patch::{json_patch, merge_patch, strategic};
 use machinery::schema::{Schema, TypeId};
 use parking_lot::Mutex;
@@ -31,8 +32,10 @@ impl Patch {
     /// Reads the body by its content type. Custom kinds take no strategic merge patch.
     pub fn read(content_type: &str, body: &[u8], strategic: bool) -> Result<Self, ApiError> {
         let json = || -> Result<Value, ApiError> {
-            serde_json::from_slice(body)
-                .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))
+            serde_json::from_slice(body).map_err(|e| {
+                let why = codec::json::syntax_error(&e, body);
+                ApiError::bad_request(format!("error decoding patch: {why}"))
+            })
         };
         match content_type {
             JSON => Ok(Self::Json(json()?)),
@@ -42,15 +45,8 @@ impl Patch {
                 .map(Self::Apply)
                 .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}"))),
             _ => {
-                let mut known = vec![JSON, MERGE];
-                if strategic {
-                    known.push(STRATEGIC);
-                }
-                known.push(APPLY);
-                Err(ApiError::unsupported_media_type(format!(
-                    "the body of the request was in an unknown format - accepted media types include: {}",
-                    known.join(", ")
-                )))
+                // Upstream's router answers, before its handlers.
+                Err(ApiError::unsupported_media_type("415: Unsupported Media Type").with_details())
             }
         }
     }
@@ -84,7 +80,9 @@ impl Patch {
             Self::Json(patch) => {
                 let mut object = object;
                 json_patch::apply(&mut object, patch).map_err(|e| match e {
-                    json_patch::Error::Malformed(why) => ApiError::bad_request(why),
+                    json_patch::Error::Malformed(why) => {
+                        ApiError::bad_request(format!("error decoding patch: {why}"))
+                    }
                     json_patch::Error::TooManyOperations(_) => ApiError::too_large(e.to_string()),
                     // Upstream does not say which operation failed; the log does.
                     json_patch::Error::DoesNotApply(why) => {
@@ -141,15 +139,51 @@ pub fn change<'a>(
             meta::carry(&mut object, old, "resourceVersion");
             return Ok(Wanted { object, managed: true, pinned });
         }
-        let before = convert::from_storage(resource, old.clone());
-        let patched = patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name)?;
+        let before = || convert::from_storage(resource, old.clone());
+        let apply =
+            |before| patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name);
+        let patched = apply(before())?;
         let mut found = Vec::new();
         // Built-in kinds are stored as decoding left them.
         let known = (resource.custom.is_none() && resource.is_storage_version()).then_some(old);
-        let checked = schemas::check(&Expected::of(resource), patched, known, validation, &mut found)?;
+        let checked = schemas::check(&Expected::of(resource), patched, known, validation, &mut found)
+            .map_err(|e| unreadable(patch, apply(before()).unwrap_or_default(), &e))?;
         *warnings.lock() = found;
         Ok(Wanted { object: convert::to_storage(resource, checked), managed: false, pinned })
     })
+}
+
+/// A patch whose outcome is no object of its kind: upstream blames the patch, and shows what became of the object.
+fn unreadable(patch: &Patch, patched: Value, error: &ApiError) -> ApiError {
+    if error.code != 400 {
+        return error.clone();
+    }
+    let why =
+        error.message.split_once(" cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
+    let why = why.map_or(error.message.as_str(), |(_, why)| why);
+    let shown = match patch {
+        Patch::Strategic(patch) => go_map(patch),
+        _ => patched.to_string(),
+    };
+    let mut errors = FieldErrors::default();
+    errors.invalid(&Path::new("patch"), shown, why);
+    ApiError::invalid("", "", "", &errors)
+}
+
+/// A value as Go prints a map: `map[a:1 b:[x y]]`.
+fn go_map(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<_> = map.iter().collect();
+            members.sort_by(|a, b| a.0.cmp(b.0));
+            let members = members.iter().map(|(k, v)| format!("{k}:{}", go_map(v)));
+            format!("map[{}]", members.collect::<Vec<_>>().join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(go_map).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".into(),
+        other => other.to_string(),
+    }
 }
 
 fn check_version(target: &Target<'_>, config: &Value, old: &Value) -> Result<(), ApiError> {

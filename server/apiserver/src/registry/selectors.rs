@@ -37,7 +37,7 @@ impl Selection {
                 }
                 let custom = resource.custom.as_ref().is_some_and(|c| c.selects_by(&term.field));
                 if !custom && !known.iter().any(|(name, _)| *name == term.field) {
-                    return Err(ApiError::bad_request(if known.is_empty() {
+                    return Err(ApiError::bad_request(if known.is_empty() && resource.custom.is_none() {
                         format!(
                             "{:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
                             term.field

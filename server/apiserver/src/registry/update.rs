@@ -212,7 +212,9 @@ impl ApiServer {
                 return Err(ApiError::invalid(&resource.group, &resource.plural, target.name, &errors));
             }
         } else {
-            let version = crate::http::options::resource_version(asked)?;
+            let version = asked.parse::<u64>().map_err(|_| {
+                ApiError::generic(500, "", format!("strconv.ParseUint: parsing {asked:?}: invalid syntax"))
+            })?;
             if version != revision {
                 return Err(ApiError::modified(&resource.group, &resource.plural, target.name));
             }

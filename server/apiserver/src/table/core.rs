@@ -365,17 +365,17 @@ fn size(value: &Value) -> usize {
 
 const CONFIG_MAP: Printer = Printer {
     columns: &[NAME, column("Data"), AGE],
-    cells: |o| vec![name(o), json!((size(&o["data"]) + size(&o["binaryData"])).to_string()), age(o)],
+    cells: |o| vec![name(o), json!(size(&o["data"]) + size(&o["binaryData"])), age(o)],
 };
 
 const SECRET: Printer = Printer {
     columns: &[NAME, column("Type"), column("Data"), AGE],
-    cells: |o| vec![name(o), o["type"].clone(), json!(size(&o["data"]).to_string()), age(o)],
+    cells: |o| vec![name(o), o["type"].clone(), json!(size(&o["data"])), age(o)],
 };
 
 const SERVICE_ACCOUNT: Printer = Printer {
     columns: &[NAME, column("Secrets"), AGE],
-    cells: |o| vec![name(o), json!(items(&o["secrets"]).len().to_string()), age(o)],
+    cells: |o| vec![name(o), json!(items(&o["secrets"]).len()), age(o)],
 };
 
 const ENDPOINTS: Printer =

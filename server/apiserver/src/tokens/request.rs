@@ -146,7 +146,7 @@ impl TokenRequests {
             _ => {
                 let (group, version) = version.split_once('/').unwrap_or(("", version));
                 return Err(RequestError::BadRequest(format!(
-                    "cannot bind token for serviceaccount {account:?} to an object of type {group}/{version}, Kind={kind}"
+                    "cannot bind token to object of type {group}/{version}, Kind={kind}"
                 )));
             }
         };

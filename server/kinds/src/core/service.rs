@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Service")
     .metadata(Metadata::Both)
-    .named(names::name_is_1035_label)
+    .named(names::name_is_label)
     .status()
     .default(default)
     .on_create(|o| o["status"] = json!({"loadBalancer": {}}))

@@ -7,6 +7,7 @@ mod changed;
 mod syntax;
 
 pub use changed::decode_changed;
+pub use syntax::error as syntax_error;
 
 use std::fmt;
 
