@@ -87,6 +87,9 @@ impl ApiServer {
         let name = meta::name(&object).to_owned();
         let request = target.admission(Operation::Create, &name, None, &options, dry_run);
         self.admit(&request, &mut object).await?;
+        if request.notes.is_changed() {
+            schemas::prune(resource, &mut object)?;
+        }
         strategy.prepare_for_create(&mut object);
         strategy.attribute(&mut object, target.user);
         schemas::default(resource, &mut object);
