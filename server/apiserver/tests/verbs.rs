@@ -344,7 +344,7 @@ async fn scale_and_discovery_and_tables() {
     assert_eq!(api.get(&format!("{DEPLOYMENTS}/web")).await.1["spec"]["replicas"], 5);
     assert_eq!(api.get(&format!("{DEPLOYMENTS}/web/log")).await.0, 404);
     assert_eq!(api.get("/apis/nope/v1/things").await.0, 404);
-    assert_eq!(api.call("POST", "/apis/apps/v1/deployments", json!({})).await.0, 404);
+    assert_eq!(api.call("POST", "/apis/apps/v1/deployments", json!({})).await.0, 405);
 
     let (_, groups) = api.get("/apis").await;
     assert_eq!(groups["kind"], "APIGroupList");
