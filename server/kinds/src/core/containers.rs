@@ -131,7 +131,7 @@ fn common<'v>(
     } else if image.trim() != image {
         errors.invalid(&path.child("image"), image, "must not have leading or trailing whitespace");
     }
-    one_of(c, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"], path, errors);
+    one_of(c, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], path, errors);
     ports(c, flag(around.spec, "hostNetwork"), &path.child("ports"), errors);
     env(c, &path.child("env"), errors);
     env_from(c, &path.child("envFrom"), errors);
