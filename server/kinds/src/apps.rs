@@ -99,10 +99,10 @@ fn stateful_defaults(object: &mut Value) {
         preset(spec, "updateStrategy", json!({}));
         let strategy = &mut spec["updateStrategy"];
         preset(strategy, "type", "RollingUpdate");
-        if text(strategy, "type") == "RollingUpdate" {
-            if let Some(update) = some_mut(strategy, "rollingUpdate") {
-                preset(update, "partition", 0);
-            }
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(update) = some_mut(strategy, "rollingUpdate")
+        {
+            preset(update, "partition", 0);
         }
         preset(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
         for when in ["whenDeleted", "whenScaled"] {

@@ -13,7 +13,7 @@ pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "Endpo
     .metadata(Metadata::Whole)
     .generation_by(&["endpoints", "ports", "addressType"])
     .default(default)
-    .on_create(|o| drop_old_topology(o))
+    .on_create(drop_old_topology)
     .warn(|o, old| {
         let named = text(o, "addressType") == "FQDN";
         (named && old.is_none())

@@ -291,7 +291,7 @@ pub(super) fn object_field(field: &Value, volume: bool, path: &Path<'_>, errors:
     let version = text(field, "apiVersion");
     let why = match subscript(name) {
         _ if version != "v1" => Some(format!("unsupported pod version: {version}")),
-        Some((base, _)) if matches!(base, "metadata.labels" | "metadata.annotations") => None,
+        Some(("metadata.labels" | "metadata.annotations", _)) => None,
         Some((base, _)) => Some(format!("field label does not support subscript: {base}")),
         None if CONVERTIBLE.contains(&name) => None,
         None => Some(format!("field label not supported: {name}")),
