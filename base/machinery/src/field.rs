@@ -236,7 +236,7 @@ impl FieldError {
                 out.push_str(": ");
                 match &self.bad_value {
                     Value::String(s) => out.push_str(&quote(s)),
-                    other => out.push_str(&other.to_string()),
+                    other => show(other, &mut out),
                 }
             }
         }
@@ -245,6 +245,54 @@ impl FieldError {
             out.push_str(&self.detail);
         }
         out
+    }
+}
+
+/// Members that Go's structs have in another order than the alphabet's, in theirs; all others come after.
+const IN_ORDER: &[&str] = &[
+    "matchLabels",
+    "matchExpressions",
+    "Type",
+    "LocalhostProfile",
+    "RollingUpdate",
+    "MaxUnavailable",
+    "MaxSurge",
+    "Name",
+    "Protocol",
+    "AppProtocol",
+    "Port",
+    "TargetPort",
+    "NodePort",
+];
+
+/// A value as messages show it: JSON, with members where upstream's structs have them.
+fn show(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<_> = map.iter().collect();
+            members.sort_by_key(|(k, _)| IN_ORDER.iter().position(|o| o == k).unwrap_or(IN_ORDER.len()));
+            out.push('{');
+            for (i, (key, member)) in members.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                show(member, out);
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                show(item, out);
+            }
+            out.push(']');
+        }
+        other => out.push_str(&other.to_string()),
     }
 }
 

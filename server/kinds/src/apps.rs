@@ -99,9 +99,10 @@ fn stateful_defaults(object: &mut Value) {
         preset(spec, "updateStrategy", json!({}));
         let strategy = &mut spec["updateStrategy"];
         preset(strategy, "type", "RollingUpdate");
-        if text(strategy, "type") == "RollingUpdate" {
-            preset(strategy, "rollingUpdate", json!({}));
-            preset(&mut strategy["rollingUpdate"], "partition", 0);
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(update) = some_mut(strategy, "rollingUpdate")
+        {
+            preset(update, "partition", 0);
         }
         preset(spec, "persistentVolumeClaimRetentionPolicy", json!({}));
         for when in ["whenDeleted", "whenScaled"] {
@@ -164,7 +165,9 @@ fn selector(spec: &Value, kind: &str, errors: &mut FieldErrors) {
     let path = SPEC.child("selector");
     let selector = at(spec, "selector");
     if selector.is_null() {
-        errors.required(&path, "");
+        if kind != "daemonset" {
+            errors.required(&path, "");
+        }
         return;
     }
     validate_label_selector(Some(selector), &path, errors);
@@ -178,6 +181,7 @@ fn template(spec: &Value, kind: &str, errors: &mut FieldErrors) {
     let path = SPEC.child("template");
     let value = at(spec, "template");
     match Selector::from_object(spec.get("selector")) {
+        Err(_) if kind == "DaemonSet" => {}
         Err(_) => {
             errors.invalid(&SPEC.child("selector"), at(spec, "selector").clone(), "invalid label selector")
         }
@@ -224,7 +228,12 @@ fn validate_deployment(object: &Value, errors: &mut FieldErrors) {
 }
 
 fn strategy_shown(strategy: &Value, kind: &str) -> Value {
-    json!({"Type": kind, "RollingUpdate": at(strategy, "rollingUpdate")})
+    let update = at(strategy, "rollingUpdate");
+    let shown = match update {
+        Value::Null => Value::Null,
+        _ => json!({"MaxUnavailable": at(update, "maxUnavailable"), "MaxSurge": at(update, "maxSurge")}),
+    };
+    json!({"Type": kind, "RollingUpdate": shown})
 }
 
 fn rolling(update: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -328,8 +337,13 @@ fn validate_stateful(object: &Value, errors: &mut FieldErrors) {
     if !retention.is_null() {
         let path = SPEC.child("persistentVolumeClaimRetentionPolicy");
         for when in ["whenDeleted", "whenScaled"] {
-            one_of(retention, when, &["Delete", "Retain"], &path, errors);
+            one_of(retention, when, &["Retain", "Delete"], &path, errors);
         }
+    }
+    let service = text(spec, "serviceName");
+    if !service.is_empty() {
+        let path = SPEC.child("serviceName");
+        errors.invalid_each(&path, service, machinery::names::dns1123_label(service));
     }
     nonnegative(spec, "replicas", &SPEC, errors);
     nonnegative(spec, "minReadySeconds", &SPEC, errors);
@@ -543,7 +557,7 @@ mod tests {
         let old = object("Deployment", json!({}));
         let mut new = old.clone();
         new["spec"]["selector"]["matchLabels"] = json!({"a": "b", "c": "d"});
-        let got = row.validate_update(&new, &old, "").0[0].to_string();
+        let got = row.validate_update(&new, &old, "").0.last().map(ToString::to_string).unwrap_or_default();
         assert_eq!(
             got,
             "spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"b\",\"c\":\"d\"}}: field is immutable"

@@ -17,16 +17,12 @@ use serde_json::{Value, json};
 pub(super) const KIND: Kind = Kind::cluster("apiextensions.k8s.io", "CustomResourceDefinition")
     .metadata(Metadata::Generic)
     .status()
-    .on_create(|o| {
-        let stored = o["status"]["storedVersions"].take();
-        o["status"] = serde_json::json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": null});
-        if !stored.is_null() {
-            o["status"]["storedVersions"] = stored;
-        }
-    })
     .generation()
     .default(defaults)
-    .on_create(stored_versions)
+    .on_create(|o| {
+        o["status"] = serde_json::json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": null});
+        stored_versions(o);
+    })
     .on_update(on_update)
     .validate(validate)
     .validate_update(validate_update)

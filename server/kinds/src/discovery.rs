@@ -13,10 +13,13 @@ pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "Endpo
     .metadata(Metadata::Whole)
     .generation_by(&["endpoints", "ports", "addressType"])
     .default(default)
-    .on_create(|o| drop_old_topology(o))
-    .warn(|o, _| {
+    .on_create(drop_old_topology)
+    .warn(|o, old| {
         let named = text(o, "addressType") == "FQDN";
-        named.then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
+        (named && old.is_none())
+            .then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned())
+            .into_iter()
+            .collect()
     })
     .validate(validate)
     .validate_update(|new, old, _, errors| {

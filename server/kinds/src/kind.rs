@@ -33,6 +33,8 @@ pub struct Kind {
     counts: &'static [&'static str],
     /// Checks of metadata on updates, besides the registry's.
     meta: Metadata,
+    /// Errors of the change come before those of the whole.
+    changes_first: bool,
     /// Members whose change counts as a new generation; none: generations are not counted.
     generation: &'static [&'static str],
     default: Option<Default>,
@@ -57,6 +59,7 @@ impl Kind {
             keeps_status: false,
             counts: &[],
             meta: Metadata::Update,
+            changes_first: false,
             generation: &[],
             default: None,
             create: None,
@@ -101,6 +104,12 @@ impl Kind {
     pub const fn status_counting(mut self, counts: &'static [&'static str]) -> Self {
         self.status = true;
         self.counts = counts;
+        self
+    }
+
+    /// On updates, what is wrong with the change is told before what is wrong with the object.
+    pub const fn changes_first(mut self) -> Self {
+        self.changes_first = true;
         self
     }
 
@@ -308,7 +317,7 @@ impl Strategy for &'static Kind {
                 meta::validate_known_finalizers(object, &META, &mut errors);
             }
         }
-        if let Some(f) = self.validate_update {
+        if let Some(f) = self.validate_update.filter(|_| self.changes_first) {
             f(object, old, subresource, &mut errors);
         }
         if main && matches!(self.meta, Metadata::Both | Metadata::Whole) {
@@ -324,6 +333,9 @@ impl Strategy for &'static Kind {
                 more.0.retain(|e| !before.0.contains(e) && !errors.0.contains(e));
                 errors.extend(more);
             }
+        }
+        if let Some(f) = self.validate_update.filter(|_| !self.changes_first) {
+            f(object, old, subresource, &mut errors);
         }
         errors
     }

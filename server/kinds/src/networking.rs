@@ -16,13 +16,13 @@ pub(super) static KINDS: &[Kind] = &[
     Kind::namespaced(GROUP, "Ingress").metadata(Metadata::Both).status()
         .generation()
         .on_create(|o| o["status"] = serde_json::json!({"loadBalancer": {}}))
-        .warn(|o, _| {
+        .warn(|o, old| {
             let old_way = meta::annotation(o, "kubernetes.io/ingress.class").is_some();
             let warning = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
-            old_way.then(|| warning.to_owned()).into_iter().collect()
+            (old_way && old.is_none()).then(|| warning.to_owned()).into_iter().collect()
         })
         .validate(validate_ingress),
-    Kind::cluster(GROUP, "IngressClass").metadata(Metadata::Both)
+    Kind::cluster(GROUP, "IngressClass").metadata(Metadata::Both).changes_first()
         .generation()
         .default(|o| {
             if let Some(spec) = some_mut(o, "spec")

@@ -36,11 +36,11 @@ pub(super) static KINDS: &[Kind] = &[
         .generation()
         // Counted from its first change.
         .on_create(|o| drop(machinery::meta::take(o, "generation")))
-        .warn(|o, _| {
+        .warn(|o, old| {
             let spec = at(o, "spec");
             let unset = !items(spec, "tokenRequests").is_empty() && !has(spec, "serviceAccountTokenInSecrets");
             let warning = "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
-            unset.then(|| warning.to_owned()).into_iter().collect()
+            (unset && old.is_none()).then(|| warning.to_owned()).into_iter().collect()
         })
         .default(driver_defaults)
         .validate(validate_driver)

@@ -111,7 +111,9 @@ impl ApiServer {
                 return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
             }
         }
-        warnings.extend(strategy.warnings(&new, Some(old)));
+        if part.is_empty() {
+            warnings.extend(strategy.warnings(&new, Some(old)));
+        }
         warnings.extend(self.admission_warnings(&request, &new));
         let verdict = self.admit_validating(&request, Some(&new)).await;
         warnings.extend(request.notes.take_warnings());

@@ -372,7 +372,7 @@ fn carry_over(new: &mut Value, old: &Value) {
     let kept = wants_ports(new) && wants_ports(old);
     let dropped = !wants_ports(new) && wants_ports(old);
     let before: Vec<Value> = old["ports"].as_array().cloned().unwrap_or_default();
-    for port in new["ports"].as_array_mut().into_iter().flatten() {
+    for port in new.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let same = before.iter().find(|o| key(o) == key(port));
         let Some(same) = same.filter(|o| o["nodePort"].as_u64().is_some_and(|n| n > 0)) else { continue };
         let asked = port["nodePort"].as_u64().unwrap_or(0);

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "ConfigMap")
     .metadata(Metadata::Both)
+    .changes_first()
     .validate(validate)
     .validate_update(validate_update);
 

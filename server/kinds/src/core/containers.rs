@@ -131,7 +131,7 @@ fn common<'v>(
     } else if image.trim() != image {
         errors.invalid(&path.child("image"), image, "must not have leading or trailing whitespace");
     }
-    one_of(c, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"], path, errors);
+    one_of(c, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], path, errors);
     ports(c, flag(around.spec, "hostNetwork"), &path.child("ports"), errors);
     env(c, &path.child("env"), errors);
     env_from(c, &path.child("envFrom"), errors);
@@ -291,7 +291,7 @@ pub(super) fn object_field(field: &Value, volume: bool, path: &Path<'_>, errors:
     let version = text(field, "apiVersion");
     let why = match subscript(name) {
         _ if version != "v1" => Some(format!("unsupported pod version: {version}")),
-        Some((base, _)) if matches!(base, "metadata.labels" | "metadata.annotations") => None,
+        Some(("metadata.labels" | "metadata.annotations", _)) => None,
         Some((base, _)) => Some(format!("field label does not support subscript: {base}")),
         None if CONVERTIBLE.contains(&name) => None,
         None => Some(format!("field label not supported: {name}")),

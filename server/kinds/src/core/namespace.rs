@@ -12,6 +12,7 @@ pub(super) const KIND: Kind = Kind::cluster("", "Namespace")
     .default(default)
     .on_create(create)
     .on_update(update)
+    .validate(validate)
     .validate_update(validate_update)
     .select(|o| {
         vec![("status.phase", text(at(o, "status"), "phase").into()), ("name", meta::name(o).into())]
@@ -41,6 +42,18 @@ fn update(object: &mut Value, old: &Value, subresource: &str) {
         "" => carry(object, old, "spec"),
         "finalize" => carry(object, old, "status"),
         _ => {}
+    }
+}
+
+/// Every finalizer is a qualified name, and one without a domain is Kubernetes' own.
+fn validate(object: &Value, errors: &mut FieldErrors) {
+    let path = Path::new("spec.finalizers");
+    for finalizer in texts(at(object, "spec"), "finalizers") {
+        errors.invalid_each(&path, finalizer, names::qualified_name(finalizer));
+        if !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path, finalizer, detail);
+        }
     }
 }
 

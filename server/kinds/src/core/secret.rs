@@ -11,6 +11,7 @@ use serde_json::Value;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Secret")
     .metadata(Metadata::Both)
+    .changes_first()
     .default(default)
     .validate(validate)
     .validate_update(validate_update)

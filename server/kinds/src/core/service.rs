@@ -2,8 +2,8 @@
 
 use crate::kind::{Kind, Metadata, carry};
 use crate::support::{
-    at, cidr, has, int, ip, items, items_mut, label, one_of, one_of_if_set, port_number, port_or_name,
-    preset, same, some_mut, text, texts, with_spec,
+    at, cidr, has, int, ip, items, items_mut, label, one_of, one_of_if_set, one_of_pointer, port_number,
+    port_or_name, preset, same, some_mut, text, texts, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_labels;
@@ -13,6 +13,7 @@ use std::net::IpAddr;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Service")
     .metadata(Metadata::Both)
+    .changes_first()
     .named(names::name_is_label)
     .status()
     .default(default)
@@ -21,9 +22,9 @@ pub(super) const KIND: Kind = Kind::namespaced("", "Service")
     .validate(validate)
     .validate_update(validate_update)
     .select(select)
-    .warn(|o, old| warnings(at(o, "spec"), old.map(|o| at(o, "spec"))));
+    .warn(|o, _| warnings(at(o, "spec")));
 
-fn warnings(spec: &Value, old: Option<&Value>) -> Vec<String> {
+fn warnings(spec: &Value) -> Vec<String> {
     let mut out = Vec::new();
     let text_is = |name: &str, wanted: &str| text(spec, name) == wanted;
     let kind = text(spec, "type");
@@ -38,7 +39,7 @@ fn warnings(spec: &Value, old: Option<&Value>) -> Vec<String> {
         }
     }
     let external = !items(spec, "externalIPs").is_empty();
-    if external && old.is_none_or(|o| items(o, "externalIPs").is_empty()) {
+    if external {
         out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".into());
     }
     if kind == "ExternalName" && external {
@@ -372,7 +373,7 @@ fn addresses(spec: &Value, errors: &mut FieldErrors) {
             errors.duplicate(&families.index(i), *family);
         }
     }
-    one_of_if_set(
+    one_of_pointer(
         spec,
         "ipFamilyPolicy",
         &["PreferDualStack", "RequireDualStack", "SingleStack"],
@@ -447,11 +448,11 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
     } else {
         one_of_if_set(spec, "externalTrafficPolicy", &["Cluster", "Local"], &SPEC, errors);
     }
-    one_of_if_set(spec, "internalTrafficPolicy", &["Cluster", "Local"], &SPEC, errors);
-    one_of_if_set(
+    one_of_pointer(spec, "internalTrafficPolicy", &["Cluster", "Local"], &SPEC, errors);
+    one_of_pointer(
         spec,
         "trafficDistribution",
-        &["PreferClose", "PreferSameNode", "PreferSameZone"],
+        &["PreferClose", "PreferSameZone", "PreferSameNode"],
         &SPEC,
         errors,
     );
@@ -468,6 +469,15 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
 fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
     if subresource == "status" {
         let path = Path::new("status.loadBalancer.ingress");
+        let ingress = |o: &Value| at(at(at(o, "status"), "loadBalancer"), "ingress").clone();
+        let (now, then) = (ingress(new), ingress(old));
+        if text(at(new, "spec"), "type") != "LoadBalancer"
+            && now != then
+            && now.as_array().is_some_and(|a| !a.is_empty())
+        {
+            errors.forbidden(&path, "may only be used when `spec.type` is 'LoadBalancer'");
+            return;
+        }
         for (i, ingress) in items(at(at(new, "status"), "loadBalancer"), "ingress").iter().enumerate() {
             let at_i = path.index(i);
             let address = text(ingress, "ip");
