@@ -141,9 +141,11 @@ impl Quantity {
         // Digits past what i128 holds saturate; trailing digits far below a nano round up.
         let mut scale = -(p.denom.len() as i64);
         let mut lost = false;
+        // A binary suffix needs room to multiply by; a decimal one only moves the point.
+        let room = if p.base == 2 { i128::MAX / (1 << 62) / 10 } else { i128::MAX / 10 };
         for d in p.num.bytes().chain(p.denom.bytes()) {
             match mantissa.checked_mul(10).and_then(|m| m.checked_add((d - b'0') as i128)) {
-                Some(m) if m < i128::MAX / (1 << 62) / 10 => mantissa = m,
+                Some(m) if m < room => mantissa = m,
                 _ => {
                     lost |= d != b'0';
                     scale += 1;

@@ -48,7 +48,10 @@ struct Context {
 pub async fn install(client: &Client) -> Result<()> {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     let params = PatchParams::apply(MANAGER).force();
-    definitions.patch(Site::crd_name(), &params, &Patch::Apply(Site::crd())).await.context("apply the definition")?;
+    definitions
+        .patch(Site::crd_name(), &params, &Patch::Apply(Site::crd()))
+        .await
+        .context("apply the definition")?;
     let established = await_condition(definitions, Site::crd_name(), conditions::is_crd_established());
     tokio::time::timeout(Duration::from_secs(30), established).await.context("wait for the definition")??;
     Ok(())

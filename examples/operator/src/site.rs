@@ -6,7 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// A page that is served.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[kube(group = "web.example.com", version = "v1", kind = "Site", namespaced, status = "SiteStatus", shortname = "st")]
+#[kube(
+    group = "web.example.com",
+    version = "v1",
+    kind = "Site",
+    namespaced,
+    status = "SiteStatus",
+    shortname = "st"
+)]
 #[kube(printcolumn = r#"{"name": "Title", "type": "string", "jsonPath": ".spec.title"}"#)]
 #[kube(printcolumn = r#"{"name": "Ready", "type": "string", "jsonPath": ".status.conditions[0].status"}"#)]
 #[kube(validation = "self.metadata.name.size() <= 40")]
@@ -49,7 +56,8 @@ pub struct Condition {
 impl SiteStatus {
     /// What is to be said of a site of which so many replicas are ready.
     pub fn observed(site: &Site, ready: i32) -> Self {
-        let (status, reason) = if ready >= site.spec.replicas { ("True", "Served") } else { ("False", "Deploying") };
+        let (status, reason) =
+            if ready >= site.spec.replicas { ("True", "Served") } else { ("False", "Deploying") };
         let message = format!("{ready} of {} replicas are ready", site.spec.replicas);
         let condition =
             Condition { kind: "Ready".into(), status: status.into(), reason: reason.into(), message };

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn installed(path: &str) -> PathBuf {
-    let base = std::env::var_os("IRONCLAD_CLIENTS").map_or_else(|| "/opt/ironclad-clients".into(), PathBuf::from);
+    let base =
+        std::env::var_os("IRONCLAD_CLIENTS").map_or_else(|| "/opt/ironclad-clients".into(), PathBuf::from);
     base.join(path)
 }
 
@@ -65,7 +66,8 @@ async fn the_javascript_client() -> Result<()> {
 
 async fn kube(subject: &Subject) -> Result<kube::Client> {
     let file = kube::config::Kubeconfig::read_from(subject.kubeconfig()?)?;
-    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
+    let config =
+        kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
     Ok(kube::Client::try_from(config)?)
 }
 
@@ -90,7 +92,10 @@ async fn an_operator_over_kube() -> Result<()> {
         if answer.code == 200 { answer.json().map(Some) } else { Ok(None) }
     })
     .await?;
-    ensure!(made["spec"]["replicas"] == 2 && made["metadata"]["ownerReferences"][0]["kind"] == "Site", "{made}");
+    ensure!(
+        made["spec"]["replicas"] == 2 && made["metadata"]["ownerReferences"][0]["kind"] == "Site",
+        "{made}"
+    );
     let line = |due: serde_json::Value| {
         let index = index.clone();
         eventually("the index", move || {
@@ -116,7 +121,8 @@ async fn an_operator_over_kube() -> Result<()> {
         Ok(sites.get("one").await?.status.filter(operator::SiteStatus::is_ready))
     })
     .await?;
-    let events = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events?fieldSelector=reason%3DServed");
+    let events =
+        format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events?fieldSelector=reason%3DServed");
     eventually("the event", || async {
         let list = api.get(&events).is(200).await?;
         Ok(list["items"].as_array().is_some_and(|i| !i.is_empty()).then_some(()))
@@ -133,7 +139,8 @@ async fn an_operator_over_kube() -> Result<()> {
 
     // The finalizer takes the line, the garbage collector the rest.
     sites.delete("one", &kube::api::DeleteParams::default()).await?;
-    eventually("the site's end", || async { Ok(sites.get_opt("one").await?.is_none().then_some(())) }).await?;
+    eventually("the site's end", || async { Ok(sites.get_opt("one").await?.is_none().then_some(())) })
+        .await?;
     line(serde_json::Value::Null).await.context("the finalizer")?;
     if subject.is_own() {
         eventually("the deployment's end", || async {
