@@ -167,7 +167,8 @@ impl Quantity {
             let whole = mantissa / by;
             whole + i128::from(mantissa % by != 0 || (lost && whole == 0))
         };
-        nanos = nanos.min(i128::MAX / 4);
+        // The largest there is: a round number, whose text reads back as itself.
+        nanos = nanos.min(pow10(37));
         let mut format = p.format;
         if format == Format::BinarySI {
             nanos = nanos.min(MAX);
