@@ -141,9 +141,11 @@ impl Quantity {
         // Digits past what i128 holds saturate; trailing digits far below a nano round up.
         let mut scale = -(p.denom.len() as i64);
         let mut lost = false;
+        // A binary suffix needs room to multiply by; a decimal one only moves the point.
+        let room = if p.base == 2 { i128::MAX / (1 << 62) / 10 } else { i128::MAX / 10 };
         for d in p.num.bytes().chain(p.denom.bytes()) {
             match mantissa.checked_mul(10).and_then(|m| m.checked_add((d - b'0') as i128)) {
-                Some(m) if m < i128::MAX / (1 << 62) / 10 => mantissa = m,
+                Some(m) if m < room => mantissa = m,
                 _ => {
                     lost |= d != b'0';
                     scale += 1;
@@ -165,7 +167,8 @@ impl Quantity {
             let whole = mantissa / by;
             whole + i128::from(mantissa % by != 0 || (lost && whole == 0))
         };
-        nanos = nanos.min(i128::MAX / 4);
+        // The largest there is: a round number, whose text reads back as itself.
+        nanos = nanos.min(pow10(37));
         let mut format = p.format;
         if format == Format::BinarySI {
             nanos = nanos.min(MAX);

@@ -19,6 +19,7 @@ pub enum Engine {
 
 pub struct Subject {
     engine: Engine,
+    binary: PathBuf,
     folder: tempfile::TempDir,
     port: u16,
     etcd_port: u16,
@@ -29,8 +30,15 @@ pub struct Subject {
 impl Subject {
     pub fn start(engine: Engine) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ironclad-history-").tempdir()?;
-        let mut subject =
-            Self { engine, folder, port: free()?, etcd_port: free()?, server: None, etcd: None };
+        let mut subject = Self {
+            engine,
+            binary: blackbox::binary()?,
+            folder,
+            port: free()?,
+            etcd_port: free()?,
+            server: None,
+            etcd: None,
+        };
         subject.launch_etcd()?;
         subject.launch()?;
         Ok(subject)
@@ -45,7 +53,7 @@ impl Subject {
     }
 
     fn launch(&mut self) -> Result<()> {
-        let mut command = Command::new(blackbox::binary()?);
+        let mut command = Command::new(&self.binary);
         command
             .args(["server", "--port", &self.port.to_string(), "--data-dir"])
             .arg(self.folder.path().join("data"));

@@ -69,7 +69,7 @@ async fn round(subject: &mut Subject, engine: Engine, time: Duration) -> Result<
         }
         kills += 1;
         // Every third death comes while it starts; else it serves for a while.
-        if rand::random::<u8>() % 3 > 0 {
+        if rand::rng().random_range(0..3) > 0 {
             subject.ready().await.with_context(|| format!("after kill {kills}"))?;
         }
     }
