@@ -216,6 +216,13 @@ impl Graph {
         all.filter(|(uid, _)| !seen.contains(*uid)).map(|(uid, _)| uid.clone()).collect()
     }
 
+    /// Whether a dependent of it is being deleted in the foreground itself: seen from an object whose owner is, too, that
+    /// is a circle (or may be one).
+    pub fn has_waiting_dependents(&self, uid: &str) -> bool {
+        let Some(item) = self.items.get(uid) else { return false };
+        item.dependents.iter().any(|d| self.items.get(d).is_some_and(|i| i.foreground))
+    }
+
     /// The dependents that keep an object from going.
     pub fn blocking(&self, uid: &str) -> Vec<(Uid, bool)> {
         let Some(item) = self.items.get(uid) else { return Vec::new() };
@@ -295,6 +302,18 @@ mod tests {
         assert_eq!(g.blocking("rs").len(), 1);
         assert_eq!(g.gone("p"), [check("rs")]);
         assert!(g.blocking("rs").is_empty());
+    }
+
+    #[test]
+    fn a_circle_is_seen_where_it_closes() {
+        let mut g = Graph::default();
+        for (uid, owner) in [("a", "c"), ("b", "a"), ("c", "b")] {
+            g.observe(&meta(uid, &[owner], None), place(uid), &Flat);
+        }
+        g.observe(&meta("a", &["c"], Some(FOREGROUND)), place("a"), &Flat);
+        assert!(!g.has_waiting_dependents("b"));
+        g.observe(&meta("b", &["a"], Some(FOREGROUND)), place("b"), &Flat);
+        assert!(g.has_waiting_dependents("c"));
     }
 
     #[test]

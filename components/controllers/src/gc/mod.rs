@@ -100,6 +100,9 @@ enum Verdict {
     /// Drop the references to these owners; others hold it.
     Loosen(Vec<String>),
     Delete(PropagationPolicy),
+    /// An owner waits for it, and so does it for a dependent that is waiting already: a circle. Its references are to
+    /// block nothing any more, then it goes in the foreground.
+    Unblock,
 }
 
 impl Collector {
@@ -166,6 +169,15 @@ impl Collector {
         match self.judge(uid, &place, &meta).await? {
             Verdict::Keep => Ok(()),
             Verdict::Loosen(gone) => self.loosen(&place, &meta, &gone).await,
+            Verdict::Unblock => {
+                let mut references = meta.owner_references.clone().unwrap_or_default();
+                references.iter_mut().for_each(|r| r.block_owner_deletion = Some(false));
+                self.patch(&place, &meta, json!({"metadata": {"ownerReferences": references}})).await?;
+                let Some(api) = self.api(&place) else { return Ok(()) };
+                let preconditions = Preconditions { uid: meta.uid.clone(), resource_version: None };
+                let params = DeleteParams::foreground().preconditions(preconditions);
+                client::errors::ignore_not_found(api.delete(&place.name, &params).await)
+            }
             Verdict::Delete(policy) => {
                 let Some(api) = self.api(&place) else { return Ok(()) };
                 debug!(
@@ -226,9 +238,14 @@ impl Collector {
             dangling.extend(waiting);
             return Ok(if dangling.is_empty() { Verdict::Keep } else { Verdict::Loosen(dangling) });
         }
-        let has_dependents = self.known.lock().graph.get(uid).is_some_and(|i| !i.dependents.is_empty());
-        if !waiting.is_empty() && has_dependents {
-            return Ok(Verdict::Delete(PropagationPolicy::Foreground));
+        if !waiting.is_empty() {
+            let known = self.known.lock();
+            if known.graph.has_waiting_dependents(uid) {
+                return Ok(Verdict::Unblock);
+            }
+            if known.graph.get(uid).is_some_and(|i| !i.dependents.is_empty()) {
+                return Ok(Verdict::Delete(PropagationPolicy::Foreground));
+            }
         }
         let finalizers = meta.finalizers.as_deref().unwrap_or(&[]);
         let has = |name: &str| finalizers.iter().any(|f| f == name);
