@@ -285,6 +285,15 @@ pub fn default(resource: &Resource, object: &mut Value) {
     }
 }
 
+/// Takes away what the kind does not know. Clients' objects are decoded without it; this is for those that were changed
+/// afterwards.
+pub fn prune(resource: &Resource, object: &mut Value) -> Result<(), ApiError> {
+    let Some((schema, root)) = stored_shape(resource) else { return Ok(()) };
+    let decoded = codec::decode_value(object.take(), schema, root, Strictness::Ignore);
+    *object = decoded.map_err(|e| ApiError::internal(format!("admission left no valid object: {e}")))?.value;
+    Ok(())
+}
+
 /// Static defaults of any kind.
 pub fn default_shape((schema, root): (&Schema, TypeId), object: &mut Value) {
     schema::defaults::apply(schema, root, object);

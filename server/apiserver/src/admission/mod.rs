@@ -28,6 +28,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -67,16 +68,26 @@ pub struct Request<'a> {
     pub notes: Notes,
 }
 
-/// Warnings for the client.
+/// What plugins leave for the one who asked them: warnings for the client, and whether an outsider changed the object.
 #[derive(Debug, Default)]
 pub struct Notes {
     warnings: Mutex<Vec<String>>,
+    changed: AtomicBool,
 }
 
 impl Notes {
     /// Sent as a `Warning` header with an accepted request.
     pub fn warn(&self, text: String) {
         self.warnings.lock().push(text);
+    }
+
+    /// A webhook or a policy changed the object: it may hold what its kind does not know.
+    pub fn object_changed(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
     }
 
     pub fn take_warnings(&self) -> Vec<String> {

@@ -92,6 +92,9 @@ impl ApiServer {
         let name = meta::name(&object).to_owned();
         let request = target.admission(Operation::Create, &name, None, &options, dry_run);
         self.admit(&request, &mut object).await?;
+        if request.notes.is_changed() {
+            schemas::prune(resource, &mut object)?;
+        }
         warnings.extend(meta::dedup_owners(&mut object, true));
         strategy.prepare_for_create(&mut object);
         strategy.attribute(&mut object, target.user);

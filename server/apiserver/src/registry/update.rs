@@ -92,6 +92,9 @@ impl ApiServer {
         let request = target.admission(operation, target.name, Some(old), &options, target.options.dry_run);
         let dry_run = target.options.dry_run;
         self.admit(&request, &mut new).await?;
+        if request.notes.is_changed() {
+            schemas::prune(resource, &mut new)?;
+        }
         warnings.extend(meta::dedup_owners(&mut new, true));
         carry_identity(&mut new, old);
         let part = if mode.as_main { "" } else { target.subresource };

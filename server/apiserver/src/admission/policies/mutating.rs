@@ -222,6 +222,7 @@ impl MutatingAdmissionPolicy {
             };
             if next != *current.as_ref().unwrap_or(object) {
                 super::default(&mut next);
+                r.notes.object_changed();
             }
             current = Some(next);
         }

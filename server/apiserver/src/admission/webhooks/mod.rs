@@ -211,7 +211,7 @@ impl MutatingAdmissionWebhook {
     /// Whether the object was changed.
     async fn apply(&self, at: At, hook: &Hook, r: &Request<'_>, object: &mut Value) -> Result<bool, Denied> {
         let Some(answer) = self.0.ask(at, hook, r, Some(object)).await? else { return Ok(false) };
-        let changed = self.patch(at, hook, &answer, object)?;
+        let changed = self.patch(at, hook, r, &answer, object)?;
         audit::annotate_at(audit::Level::Metadata, &at.key("mutation"), || {
             format!(
                 "{{\"configuration\":{:?},\"webhook\":{:?},\"mutated\":{changed}}}",
@@ -221,7 +221,14 @@ impl MutatingAdmissionWebhook {
         Ok(changed)
     }
 
-    fn patch(&self, at: At, hook: &Hook, answer: &Value, object: &mut Value) -> Result<bool, Denied> {
+    fn patch(
+        &self,
+        at: At,
+        hook: &Hook,
+        r: &Request<'_>,
+        answer: &Value,
+        object: &mut Value,
+    ) -> Result<bool, Denied> {
         let encoded = text(answer, "/patch");
         if encoded.is_empty() {
             return Ok(false);
@@ -246,6 +253,7 @@ impl MutatingAdmissionWebhook {
         });
         policies::default(&mut changed);
         *object = changed;
+        r.notes.object_changed();
         Ok(true)
     }
 }
