@@ -108,8 +108,18 @@ impl Loop {
                 failed.join(", ")
             ));
         }
-        for resource in served.iter().filter(|s| s.namespaced && s.can("delete")) {
+        // Pods first (KEP-5080): what they still use, a NetworkPolicy or a Secret, outlives the last of them.
+        let (pods, others): (Vec<&Served>, Vec<&Served>) = served
+            .iter()
+            .filter(|s| s.namespaced && s.can("delete"))
+            .partition(|s| s.group_resource() == "pods");
+        for resource in pods {
             self.empty(name, resource, &mut findings).await;
+        }
+        if findings.remaining.is_empty() && findings.deletion.is_empty() {
+            for resource in others {
+                self.empty(name, resource, &mut findings).await;
+            }
         }
         let now = Timestamp::now();
         let old = namespace.status.clone().unwrap_or_default();
