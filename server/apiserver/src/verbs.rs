@@ -298,7 +298,7 @@ pub(crate) async fn apply_patch(
             && e.is_not_found()
             && subresource.is_empty()
         {
-            let config = patch::prepare_apply(&target, config.clone(), validation, &mut found.lock())?;
+            let config = patch::prepare_apply(&target, config.clone())?;
             if !meta::uid(&config).is_empty() || !meta::text(&config, "resourceVersion").is_empty() {
                 return Err(ApiError::conflict(
                     &resource.group,

@@ -127,7 +127,7 @@ pub fn change<'a>(
     let pinned = patch.names_version();
     Box::new(move |old| {
         if let Patch::Apply(config) = patch {
-            let config = prepare_apply(target, config.clone(), validation, &mut warnings.lock())?;
+            let config = prepare_apply(target, config.clone())?;
             check_version(target, &config, old)?;
             let mut object = schemas::manage_apply(
                 resource,
@@ -160,23 +160,16 @@ fn check_version(target: &Target<'_>, config: &Value, old: &Value) -> Result<(),
     Ok(())
 }
 
-/// An applied configuration, checked for unknown fields but with nothing added: what it does not say it does
-/// not own.
-pub fn prepare_apply(
-    target: &Target<'_>,
-    mut config: Value,
-    validation: FieldValidation,
-    warnings: &mut Vec<String>,
-) -> Result<Value, ApiError> {
+/// An applied configuration, checked but with nothing added: what it does not say it does not own. Fields that the kind
+/// does not know are refused by the apply itself whatever `fieldValidation` says, and in its words, as upstream does.
+pub fn prepare_apply(target: &Target<'_>, mut config: Value) -> Result<Value, ApiError> {
     let resource = target.resource;
     if !config.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: the configuration must be an object"));
     }
-    let mut found = Vec::new();
     let expected = Expected::of(resource);
-    schemas::check(&expected, config.clone(), None, validation, &mut found)
+    schemas::check(&expected, config.clone(), None, FieldValidation::Ignore, &mut Vec::new())
         .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })?;
-    *warnings = found;
     let name = meta::name(&config);
     if name.is_empty() {
         meta::set(&mut config, "name", target.name);
