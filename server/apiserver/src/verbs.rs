@@ -285,6 +285,15 @@ pub(crate) async fn apply_patch(
     audit::request_patch(&bytes);
     let patch = Patch::read(&content_type, &bytes, resource.custom.is_none())?;
     check_patch_options(&options, patch.is_apply())?;
+    if patch.is_apply()
+        && options.field_validation != FieldValidation::Ignore
+        && let Some(twice) = machinery::codec::yaml::duplicate_key(&bytes)
+    {
+        if options.field_validation == FieldValidation::Strict {
+            return Err(ApiError::bad_request(format!("error strict decoding YAML: {twice}")));
+        }
+        call.warnings.push(twice);
+    }
     let found = Mutex::new(Vec::new());
     let mut warnings = std::mem::take(&mut call.warnings);
     let validation = options.field_validation;

@@ -29,17 +29,21 @@ pub fn decode_as(
     if is_json(bytes) && serde_json::from_slice::<IgnoredAny>(bytes).is_ok() {
         return super::decode(bytes, schema, root, mode);
     }
-    let mut duplicate = None;
-    if mode != Strictness::Ignore
-        && let Err(error) = read(bytes, DuplicateKeyPolicy::Error)
-        && let Error::DuplicateMappingKey { key: Some(key), location } = error.without_snippet()
-    {
-        let place = format!("line {}: key {key:?} already set in map", location.line());
-        duplicate = Some(format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {place}"));
-    }
+    let duplicate = match mode {
+        Strictness::Ignore => None,
+        _ => duplicate_key(bytes),
+    };
     let mut decoded = super::decode_value(decode(bytes)?, schema, root, mode)?;
     decoded.strict_errors.splice(..0, duplicate);
     Ok(decoded)
+}
+
+/// The first key that stands twice in a mapping, in upstream's words.
+pub fn duplicate_key(bytes: &[u8]) -> Option<String> {
+    let error = read(bytes, DuplicateKeyPolicy::Error).err()?;
+    let Error::DuplicateMappingKey { key: Some(key), location } = error.without_snippet() else { return None };
+    let place = format!("line {}: key {key:?} already set in map", location.line());
+    Some(format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {place}"))
 }
 
 fn is_json(bytes: &[u8]) -> bool {
