@@ -109,6 +109,12 @@ fn transform(
     match accept.transform {
         Transform::None if single => Ok((items.pop().unwrap_or_default(), resource.shape())),
         Transform::None => {
+            if resource.custom.is_none() {
+                for item in items.iter_mut().filter_map(Value::as_object_mut) {
+                    item.remove("kind");
+                    item.remove("apiVersion");
+                }
+            }
             let value = json!({
                 "kind": resource.list_kind,
                 "apiVersion": resource.api_version(),
@@ -151,6 +157,15 @@ fn partial(object: &mut Value, version: &str) -> Value {
     })
 }
 
+/// How the stored form of a built-in kind begins: what upstream leaves out of the items of a JSON list, whose own kind
+/// tells theirs. Custom objects keep it.
+fn item_types(resource: &Resource) -> String {
+    match &resource.custom {
+        Some(_) => String::new(),
+        None => format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", resource.kind, resource.api_version()),
+    }
+}
+
 /// A page of a list.
 pub fn list(
     resource: &Resource,
@@ -173,11 +188,17 @@ pub fn list(
         );
         let mut chunks = Vec::with_capacity(page.items.len() * 2 + 2);
         chunks.push(Bytes::from(head));
+        let types = item_types(resource);
         for (i, entry) in page.items.iter().enumerate() {
-            if i > 0 {
-                chunks.push(Bytes::from_static(b","));
+            let json = crd::view(resource, entry)?;
+            let bare = !types.is_empty() && json.starts_with(types.as_bytes());
+            match (i, bare) {
+                (0, false) => {}
+                (0, true) => chunks.push(Bytes::from_static(b"{")),
+                (_, false) => chunks.push(Bytes::from_static(b",")),
+                (_, true) => chunks.push(Bytes::from_static(b",{")),
             }
-            chunks.push(crd::view(resource, entry)?);
+            chunks.push(if bare { json.slice(types.len()..) } else { json });
         }
         chunks.push(Bytes::from_static(b"]}\n"));
         return Ok(respond::bytes(200, negotiate::JSON, Body::chunks(chunks)));

@@ -67,6 +67,8 @@ async fn versions_of_list(s: Space) -> Result<()> {
     let latest = s.api.get(&path).is(200).await?;
     ensure!(only(&latest) == ["a", "b"] && version(&latest)? >= version(&second)?, "{latest}");
     ensure!(latest["kind"] == "ConfigMapList" && latest["apiVersion"] == "v1", "{latest}");
+    let item = &latest["items"][0];
+    ensure!(item.get("kind").is_none() && item.get("apiVersion").is_none(), "the list's kind tells: {item}");
     let at = version(&first)?;
     let exact = s.api.get(&format!("{path}?resourceVersion={at}&resourceVersionMatch=Exact")).is(200).await?;
     ensure!(only(&exact) == ["a"] && version(&exact)? == at, "{exact}");
