@@ -4,7 +4,7 @@ use super::key::{GroupResource, Parts, ROOT};
 use super::{CacheError, ResourceCache, Shared};
 use bytes::Bytes;
 use futures::StreamExt;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use tracing::{error, info, warn};
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 /// How often windows are looked at for history grown too old.
 const TRIM: Duration = Duration::from_secs(60);
+/// How far back exact reads reach.
+const EXACT: Duration = Duration::from_secs(300);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Reads everything at one revision and makes it the state of all resources.
@@ -191,12 +193,28 @@ impl Drop for Calls {
     }
 }
 
+/// Which revision the cluster was at when: as an etcd that is compacted every five minutes, the cache answers exact reads
+/// (pages of a long list) from no further back, however quiet their resource has been since.
+#[derive(Default)]
+struct Marks(VecDeque<(Instant, u64)>);
+
+impl Marks {
+    /// Notes the revision of now; gives the oldest that can still be read.
+    fn mark(&mut self, now: Instant, revision: u64) -> u64 {
+        self.0.push_back((now, revision));
+        let old = self.0.partition_point(|(at, _)| now.duration_since(*at) >= EXACT);
+        self.0.drain(..old.saturating_sub(1));
+        if old > 0 { self.0.front().map_or(0, |(_, revision)| *revision) } else { 0 }
+    }
+}
+
 async fn follow_once(
     shared: &Shared,
     store: &dyn Store,
     resources: &mut HashMap<String, Arc<ResourceCache>>,
 ) -> StoreError {
     let mut trimmed = Instant::now();
+    let mut marks = Marks::default();
     let mut calls = Calls::default();
     let mut batches = match store.watch(ROOT.as_bytes(), shared.progress.revision()).await {
         Ok(batches) => batches,
@@ -244,8 +262,22 @@ async fn follow_once(
         // Even a quiet cluster renews leases, so this comes round without a timer.
         if now.duration_since(trimmed) > TRIM {
             trimmed = now;
-            shared.resources.read().values().for_each(|resource| resource.trim(now));
+            let readable = marks.mark(now, batch.revision);
+            shared.resources.read().values().for_each(|resource| resource.trim(now, readable));
         }
     }
     StoreError::Unavailable("the watch ended".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exact_reads_end_five_to_six_minutes_back() {
+        let (mut marks, start) = (Marks::default(), Instant::now());
+        let readable: Vec<u64> = (0..8).map(|n| marks.mark(start + TRIM * n, u64::from(n) * 10)).collect();
+        assert_eq!(readable, [0, 0, 0, 0, 0, 0, 10, 20]);
+        assert!(marks.0.len() <= 6);
+    }
 }

@@ -59,12 +59,14 @@ pub(super) struct Window {
     pub(super) first: u64,
     /// Events at or below this revision are no longer kept.
     floor: u64,
+    /// Below this, exact reads are refused though the events may be there.
+    readable: u64,
     bytes: usize,
 }
 
 impl Window {
     fn new(floor: u64) -> Self {
-        Self { events: VecDeque::new(), first: 0, floor, bytes: 0 }
+        Self { events: VecDeque::new(), first: 0, floor, readable: 0, bytes: 0 }
     }
 
     pub(super) fn end(&self) -> u64 {
@@ -247,8 +249,9 @@ impl ResourceCache {
     fn exactly(&self, revision: u64) -> Result<Snapshot, CacheError> {
         let state = self.state.lock();
         let window = &state.window;
-        if revision < window.floor {
-            return Err(CacheError::Expired { requested: revision, oldest: window.floor });
+        let oldest = window.floor.max(window.readable);
+        if revision < oldest {
+            return Err(CacheError::Expired { requested: revision, oldest });
         }
         let mut objects = state.objects.clone();
         let undo: Vec<Arc<Event>> =
@@ -431,11 +434,12 @@ impl ResourceCache {
         }
     }
 
-    /// Forgets history that has grown too old since the last event.
-    pub(super) fn trim(&self, now: Instant) {
+    /// Forgets history that has grown too old since the last event; exact reads end at `readable`.
+    pub(super) fn trim(&self, now: Instant, readable: u64) {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.window.trim(now, &self.limits, state.weight);
+        state.window.readable = state.window.readable.max(readable);
     }
 
     fn entry(
