@@ -41,7 +41,9 @@ pub fn decode_as(
 /// The first key that stands twice in a mapping, in upstream's words.
 pub fn duplicate_key(bytes: &[u8]) -> Option<String> {
     let error = read(bytes, DuplicateKeyPolicy::Error).err()?;
-    let Error::DuplicateMappingKey { key: Some(key), location } = error.without_snippet() else { return None };
+    let Error::DuplicateMappingKey { key: Some(key), location } = error.without_snippet() else {
+        return None;
+    };
     let place = format!("line {}: key {key:?} already set in map", location.line());
     Some(format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {place}"))
 }
