@@ -41,7 +41,8 @@ EXAMPLES
 /// Measure a Kubernetes cluster and print one line of JSON a figure.
 ///
 /// `bench cluster` starts the built binary as a cluster in a network namespace of its own and measures starting, idling
-/// and running pods. `bench api` measures the API server of any cluster that a kubeconfig names.
+/// and running pods. `bench api` measures the API server of any cluster that a kubeconfig names, `bench growth` how its cost
+/// grows, and `bench plot` draws that.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, after_long_help = AFTER, max_term_width = 100)]
 pub struct Cli {
@@ -53,6 +54,8 @@ pub struct Cli {
 pub enum Mode {
     Cluster(ClusterOptions),
     Api(ApiOptions),
+    Growth(GrowthOptions),
+    Plot(PlotOptions),
 }
 
 /// Who measured what.
@@ -141,6 +144,53 @@ pub struct ApiOptions {
     pub pid: Vec<u32>,
     #[command(flatten)]
     pub about: About,
+}
+
+/// How the cost of the API grows: with objects, watches and renewed leases
+///
+/// Fills a namespace of its own with pods that no node runs, and at each of --objects takes the latency of a list of all, of
+/// a page of 500, of a get and of a patch, and with --pid the memory. Then, at each of --watchers, changes pods under that
+/// many watches; then, at each of --leases, patches pods while that many leases are renewed every ten seconds. The
+/// namespace is deleted in the end.
+///
+/// Figures: growth_list_latency, growth_page_latency, growth_get_latency, growth_write_latency and growth_memory by
+/// detail.objects; growth_delivery_cpu, growth_delivery_latency and growth_watch_memory by detail.watchers;
+/// growth_lease_write_latency and growth_lease_cpu by detail.leases.
+#[derive(Debug, Args)]
+pub struct GrowthOptions {
+    /// Cluster to measure: the current context of this file
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// Numbers of pods to measure at, ascending
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1000,10000")]
+    pub objects: Vec<u32>,
+    /// Numbers of watches to measure at, each on a connection of its own
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "10,100,1000")]
+    pub watchers: Vec<u32>,
+    /// Numbers of leases to measure at
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "0,1000,10000")]
+    pub leases: Vec<u32>,
+    /// Connections that fill and renew
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: u32,
+    /// Processes on this machine that serve the API, the store's included
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pub pid: Vec<u32>,
+    #[command(flatten)]
+    pub about: About,
+}
+
+/// Draw the figures of `bench growth`
+///
+/// Reads files of its output and writes one SVG a figure, with a line for each subject.
+#[derive(Debug, Args)]
+pub struct PlotOptions {
+    /// Output of `bench growth`, of one or more subjects
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Folder for the plots; must exist
+    #[arg(long, value_name = "DIR", default_value = "docs/performance")]
+    pub out: PathBuf,
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ mod api;
 mod cli;
 mod cluster;
 mod figure;
+mod growth;
 mod interrupt;
+mod plot;
 mod proc;
 mod progress;
 mod requests;
@@ -22,6 +24,8 @@ fn main() -> ExitCode {
     let result = match cli::Cli::parse().mode {
         cli::Mode::Cluster(options) => cluster::run(&options),
         cli::Mode::Api(options) => api::run(&options),
+        cli::Mode::Growth(options) => growth::run(&options),
+        cli::Mode::Plot(options) => plot::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

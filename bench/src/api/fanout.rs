@@ -16,20 +16,29 @@ const MARK: &str = "\"bench.ironclad.dev/sequence\":\"";
 /// For one event; far from any figure.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Changes every object once while the watches are open.
-pub async fn measure(bench: &Bench<'_>) -> Result<()> {
-    let objects = bench.options.objects;
+/// What the watches took.
+pub struct Fanned {
+    /// One latency an event; the CPU holds the changes too.
+    pub taken: Taken,
+    /// Resident bytes that the open watches added.
+    pub memory: Option<u64>,
+}
+
+/// Changes `objects` of the pods once while `watchers` watches of all of them are open.
+pub async fn measure(bench: &Bench<'_>, watchers: u32, objects: u32) -> Result<Fanned> {
     // When the change of each object was sent.
     let sent: Arc<Vec<OnceLock<Instant>>> = Arc::new((0..objects).map(|_| OnceLock::new()).collect());
-    let mut watchers = JoinSet::new();
-    let opening = Progress::new("watches opened", bench.options.watchers.into());
-    for _ in 0..bench.options.watchers {
+    let mut following = JoinSet::new();
+    let resident = bench.resident();
+    let opening = Progress::new("watches opened", watchers.into());
+    for _ in 0..watchers {
         let client = connect(&bench.options.kubeconfig).await?;
         let watch = Watch::from_now(&client, &bench.pods).await?;
-        watchers.spawn(follow(watch, sent.clone()));
+        following.spawn(follow(watch, sent.clone()));
         opening.step();
     }
     drop(opening);
+    let memory = bench.resident().zip(resident).map(|(after, before)| after.saturating_sub(before));
 
     let (cpu, begun) = (bench.cpu(), Instant::now());
     let pods = bench.pods.clone();
@@ -45,12 +54,12 @@ pub async fn measure(bench: &Bench<'_>) -> Result<()> {
     .await
     .context("phase watch: change the objects")?;
     let mut latencies = vec![];
-    while let Some(ended) = watchers.join_next().await {
+    while let Some(ended) = following.join_next().await {
         latencies.extend(ended?.context("phase watch")?);
     }
     let elapsed = begun.elapsed();
     let cpu = cpu.and_then(|before| Some(bench.cpu()?.since(before)));
-    bench.print("watch", "events/s", &Taken { elapsed, latencies, cpu })
+    Ok(Fanned { taken: Taken { elapsed, latencies, cpu }, memory })
 }
 
 /// Reads until every object's change was seen. A line is only searched, not parsed: the watchers share the machine.

@@ -1,7 +1,7 @@
 //! Figures of an API server, whoever's it is.
 
-mod fanout;
-mod phases;
+pub mod fanout;
+pub mod phases;
 
 use crate::cli::ApiOptions;
 use crate::figure::{Figure, MIB, Report};
@@ -23,6 +23,20 @@ pub struct Bench<'a> {
 }
 
 pub fn run(options: &ApiOptions) -> Result<()> {
+    in_namespace(options, async |bench| {
+        bench.memory("api_memory_before")?;
+        phases::before_watch(bench).await?;
+        if options.watchers > 0 {
+            let fanned = fanout::measure(bench, options.watchers, options.objects).await?;
+            bench.print("watch", "events/s", &fanned.taken)?;
+        }
+        bench.memory("api_memory_after")?;
+        phases::delete(bench).await
+    })
+}
+
+/// Runs `work` in a namespace that is made for it and deleted afterwards, also after an error or an interrupt.
+pub fn in_namespace(options: &ApiOptions, work: impl AsyncFnOnce(&Bench<'_>) -> Result<()>) -> Result<()> {
     options.pid.iter().try_for_each(|pid| proc::check(*pid))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -31,14 +45,18 @@ pub fn run(options: &ApiOptions) -> Result<()> {
         let namespace = format!("bench-{since:x}");
         let path = format!("/api/v1/namespaces/{namespace}");
         post(&client, "/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await?;
-        let measured = interruptible(measure(options, &client, &path)).await;
+        let measured = interruptible(async {
+            let bench = open(options, &client, &path).await?;
+            work(&bench).await
+        })
+        .await;
         eprintln!("deleting namespace {namespace}");
         let deleted = delete(&client, &path).await;
         measured.and(deleted)
     })
 }
 
-async fn measure(options: &ApiOptions, client: &Client, namespace: &str) -> Result<()> {
+async fn open<'a>(options: &'a ApiOptions, client: &Client, namespace: &str) -> Result<Bench<'a>> {
     // A cluster without the controller for it (an API server alone) gets the account that pods need from us.
     let account = json!({"metadata": {"name": "default"}});
     ensure(client, &format!("{namespace}/serviceaccounts"), &account).await?;
@@ -54,14 +72,7 @@ async fn measure(options: &ApiOptions, client: &Client, namespace: &str) -> Resu
         clients.push(client);
     }
     let report = Report::new(&options.about, subject, parameters);
-    let bench = Bench { options, report, clients, pods: format!("{namespace}/pods") };
-    bench.memory("api_memory_before")?;
-    phases::before_watch(&bench).await?;
-    if options.watchers > 0 {
-        fanout::measure(&bench).await?;
-    }
-    bench.memory("api_memory_after")?;
-    phases::delete(&bench).await
+    Ok(Bench { options, report, clients, pods: format!("{namespace}/pods") })
 }
 
 /// What a phase took.
@@ -91,6 +102,12 @@ impl Bench<'_> {
             self.report.print(Figure::new(figure, micros, "us/operation").detail(detail))?;
         }
         Ok(())
+    }
+
+    /// Resident bytes of the server, if its processes are known.
+    pub fn resident(&self) -> Option<u64> {
+        let pids = &self.options.pid;
+        (!pids.is_empty()).then(|| proc::memory(pids.iter().copied()).iter().map(|m| m.rss).sum())
     }
 
     fn memory(&self, figure: &str) -> Result<()> {

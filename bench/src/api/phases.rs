@@ -114,7 +114,7 @@ pub async fn spread(
 }
 
 /// A pod of the usual size that no scheduler takes.
-fn pod(index: u32) -> Value {
+pub fn pod(index: u32) -> Value {
     json!({
         "metadata": {
             "name": name(index),

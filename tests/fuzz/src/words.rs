@@ -52,7 +52,7 @@ pub fn quantity(data: &[u8]) {
     assert_eq!(again.to_string(), canonical, "{text:?}");
     assert_eq!(again.partial_cmp(&a), Some(std::cmp::Ordering::Equal), "{canonical} is not {text:?}");
     let Some(b) = parse(parts.next()).filter(|b| b.as_f64().abs() <= 9e18) else { return };
-    let mut difference = a.clone();
+    let mut difference = a;
     difference.sub(&b);
     assert_eq!(a.cmp(&b) as i32, difference.sign(), "{text:?}");
     let mut back = difference;

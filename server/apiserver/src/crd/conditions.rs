@@ -108,11 +108,12 @@ pub(super) fn plan(one: &Value, all: &[Value], builtin: Taken) -> Option<Value> 
     if let Some((status, reason, message)) = approval::condition(one) {
         set(&mut new, &Condition { kind: "KubernetesAPIApprovalPolicyConformant", status, reason, message });
     }
-    if meta::deleting(one) {
-        if meta::finalizers(one).contains(&FINALIZER) && status_of(one, "Terminating").is_none() {
-            let message = "CustomResource deletion is in progress";
-            set(&mut new, &Condition::terminating("True", "InstanceDeletionInProgress", message));
-        }
+    if meta::deleting(one)
+        && meta::finalizers(one).contains(&FINALIZER)
+        && status_of(one, "Terminating").is_none()
+    {
+        let message = "CustomResource deletion is in progress";
+        set(&mut new, &Condition::terminating("True", "InstanceDeletionInProgress", message));
     }
     (new != *one).then_some(new)
 }
