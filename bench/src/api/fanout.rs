@@ -44,7 +44,9 @@ pub async fn measure(bench: &Bench<'_>, watchers: u32, objects: u32) -> Result<F
     let pods = bench.pods.clone();
     let stamps = sent.clone();
     spread(bench, "changes under watch", objects, move |i| {
-        let patch = json!({"metadata": {"annotations": {"bench.ironclad.dev/sequence": i.to_string()}}});
+        // With the number of watches, so that another measurement changes the objects again.
+        let sequence = format!("{watchers}-{i}");
+        let patch = json!({"metadata": {"annotations": {"bench.ironclad.dev/sequence": sequence}}});
         let made = request(Method::PATCH, &object(&pods, i), MERGE_PATCH, patch.to_string().into_bytes());
         if let Some(stamp) = stamps.get(i as usize) {
             stamp.get_or_init(Instant::now);
@@ -83,7 +85,8 @@ async fn follow(mut watch: Watch, sent: Arc<Vec<OnceLock<Instant>>>) -> Result<V
 
 fn sequence(line: &str) -> Option<usize> {
     let (_, rest) = line.split_once(MARK)?;
-    rest.split_once('"')?.0.parse().ok()
+    let (value, _) = rest.split_once('"')?;
+    value.split_once('-')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -92,7 +95,8 @@ mod tests {
 
     #[test]
     fn the_mark_is_found_but_not_its_owner() {
-        let line = r#"{"object":{"metadata":{"annotations":{"a":"b","bench.ironclad.dev/sequence":"42"}}}}"#;
+        let line =
+            r#"{"object":{"metadata":{"annotations":{"a":"b","bench.ironclad.dev/sequence":"10-42"}}}}"#;
         assert_eq!(sequence(line), Some(42));
         assert_eq!(sequence(r#"{"f:annotations":{"f:bench.ironclad.dev/sequence":{}}}"#), None);
     }

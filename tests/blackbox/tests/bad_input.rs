@@ -131,7 +131,7 @@ fn bad_requests_are_refused_in_upstreams_words_and_change_nothing() -> Result<()
             post(&map(&format!(r#","labels":{{"a":"{}"}}}}"#, "x".repeat(64))))?,
             422,
             "Invalid",
-            &["metadata.labels: Invalid value: ", "must be no more than 63 characters"],
+            &["metadata.labels: Invalid value: ", "must be no more than 63 bytes"],
         ),
         (
             "a name too long",

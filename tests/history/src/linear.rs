@@ -78,8 +78,6 @@ fn step(state: State, ask: Ask, told: Told) -> Option<State> {
         (Ask::Swap { from, .. }, Told::Conflict, State::Present { version, .. }) => {
             (version != Some(from)).then_some(state)
         }
-        // Gone is another version too; a server that looked before it went need not look again.
-        (Ask::Swap { .. }, Told::Conflict, State::Absent) => Some(state),
         (Ask::Put { value }, Told::Done { version }, State::Present { version: at, .. }) => {
             if at.is_none_or(|at| version > at) { write(value, Some(version)) } else { None }
         }

@@ -30,8 +30,9 @@ fn etcd_tells_one_story() -> Result<()> {
 #[tokio::main(worker_threads = 2)]
 async fn run(engine: Engine) -> Result<()> {
     let seconds = std::env::var("HISTORY_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
-    let end = Instant::now() + Duration::from_secs(seconds);
     let mut subject = Subject::start(engine)?;
+    // From here on: the program may have to be built first.
+    let end = Instant::now() + Duration::from_secs(seconds);
     let (mut rounds, mut operations, mut unknown, mut events, mut kills) = (0, 0, 0, 0, 0);
     while Instant::now() < end {
         let time = ROUND.min(end.saturating_duration_since(Instant::now())).max(Duration::from_secs(5));

@@ -47,11 +47,15 @@ pub enum Task {
     Check(Uid),
     /// Set its dependents free.
     Orphan(Uid),
+    /// Observe it again: the kind of one of its owners was not known and may be now.
+    Relink(Uid),
 }
 
 #[derive(Debug, Default)]
 pub struct Graph {
     items: HashMap<Uid, Item>,
+    /// Objects with an owner of a kind that was not served when they were seen.
+    unresolved: BTreeSet<Uid>,
 }
 
 /// Where the owner that a reference names would be, seen from an object at a place.
@@ -146,7 +150,10 @@ impl Graph {
                     }
                 }
                 None => {
-                    let Some(place) = expected else { continue };
+                    let Some(place) = expected else {
+                        self.unresolved.insert(uid.clone());
+                        continue;
+                    };
                     let item = Item {
                         place,
                         owners: Vec::new(),
@@ -163,6 +170,23 @@ impl Graph {
         }
         self.forget_if_plain(&uid);
         tasks
+    }
+
+    /// More kinds are served: what named an owner of an unknown one is to be observed again.
+    pub fn relink(&mut self) -> Vec<Task> {
+        let all = std::mem::take(&mut self.unresolved);
+        for uid in &all {
+            let Some(mut owners) = self.items.get_mut(uid).map(|item| std::mem::take(&mut item.owners))
+            else {
+                continue;
+            };
+            // Those that were never linked are to be new when it is seen again.
+            owners.retain(|owner| self.items.contains_key(&owner.uid));
+            if let Some(item) = self.items.get_mut(uid) {
+                item.owners = owners;
+            }
+        }
+        all.into_iter().map(Task::Relink).collect()
     }
 
     fn intern(&self, uid: &str) -> Uid {
@@ -302,6 +326,23 @@ mod tests {
         assert_eq!(g.blocking("rs").len(), 1);
         assert_eq!(g.gone("p"), [check("rs")]);
         assert!(g.blocking("rs").is_empty());
+    }
+
+    #[test]
+    fn an_owner_of_a_kind_that_comes_later_is_linked_then() {
+        struct Nothing;
+        impl Resolve for Nothing {
+            fn owner_place(&self, _: &OwnerReference, _: &Place) -> Option<Place> {
+                None
+            }
+        }
+        let mut g = Graph::default();
+        let dependent = meta("d", &["o"], None);
+        assert!(g.observe(&dependent, place("d"), &Nothing).is_empty());
+        assert_eq!(g.relink(), [Task::Relink("d".into())]);
+        assert!(g.relink().is_empty());
+        assert_eq!(g.observe(&dependent, place("d"), &Flat), [Task::Check("o".into())]);
+        assert_eq!(g.gone("o"), [Task::Check("d".into())]);
     }
 
     #[test]

@@ -85,6 +85,7 @@ pub async fn run(cx: Context) -> Result<(), Error> {
             match task {
                 Task::Check(uid) => this.check(&uid).await,
                 Task::Orphan(uid) => this.orphan(&uid).await,
+                Task::Relink(uid) => this.relink(&uid).await,
             }
             .map(|()| Outcome::DONE)
         }
@@ -144,6 +145,14 @@ impl Collector {
     fn gone(&self, uid: &str) {
         let tasks = self.known.lock().graph.gone(uid);
         self.enqueue(tasks);
+    }
+
+    async fn relink(&self, uid: &Uid) -> Result<(), kube::Error> {
+        let Some((place, true)) = self.place_of(uid) else { return Ok(()) };
+        if let Some(meta) = self.live(uid, &place).await? {
+            self.observe(&meta, place);
+        }
+        Ok(())
     }
 
     async fn check(&self, uid: &Uid) -> Result<(), kube::Error> {

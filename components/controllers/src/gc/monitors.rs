@@ -71,6 +71,8 @@ impl Monitors {
             waits.push(self.follow_one(index, &served.resource, stop.clone()));
             followed.push((served.resource.group.clone(), served.resource.plural.clone(), stop));
         }
+        let relinks = if waits.is_empty() { Vec::new() } else { self.collector.known.lock().graph.relink() };
+        self.collector.enqueue(relinks);
         let all = futures::future::join_all(waits);
         async move {
             all.await;

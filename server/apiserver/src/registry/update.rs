@@ -61,6 +61,8 @@ impl ApiServer {
             let pinned = wanted.pinned;
             match self.try_update(target, &old, wanted, mode, warnings).await? {
                 Outcome::Done(stored) => return Ok(stored),
+                // Gone is not found, whatever version was asked for.
+                Outcome::Conflict(None) => return Err(target.not_found()),
                 Outcome::Conflict(_) if pinned => break,
                 Outcome::Conflict(now) => current = now,
             }
