@@ -170,7 +170,7 @@ fn bad_requests_are_refused_in_upstreams_words_and_change_nothing() -> Result<()
             post(r#"{"kind":"ConfigMap","apiVersion":"v7","metadata":{"name":"b"}}"#)?,
             400,
             "BadRequest",
-            &["the API version in the data (v7) does not match the expected API version (v1)"],
+            &["no kind \"ConfigMap\" is registered for version \"v7\""],
         ),
         (
             "another namespace",
