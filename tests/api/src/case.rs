@@ -143,8 +143,23 @@ async fn one(case: &Case, api: Api, own: bool) -> Result<()> {
     let body = json!({"metadata": {"name": unique, "labels": {"ironclad.test/case": "yes"}}});
     api.post("/api/v1/namespaces", &body).is(201).await.context("make a namespace")?;
     let space = Space { api: api.clone(), namespace: unique.clone(), unique: unique.clone(), own };
+    if own {
+        settled(&space).await?;
+    }
     let result = (case.body)(space).await;
     let deleted = api.delete(&format!("/api/v1/namespaces/{unique}")).send().await;
     result?;
     deleted.map(drop)
+}
+
+/// Waits for what controllers put into every new namespace, so that no case sees it appear between two of its reads.
+async fn settled(space: &Space) -> Result<()> {
+    for path in [space.core("configmaps/kube-root-ca.crt"), space.core("serviceaccounts/default")] {
+        eventually(&path, || async {
+            let answer = space.api.get(&path).send().await?;
+            Ok((answer.code == 200).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
 }
