@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         eprintln!("ironclad: {error}");
         return ExitCode::FAILURE;
     }
+    preflight::raise_open_files();
     finish(async move {
         match cli.command {
             cli::Command::Up(flags) => up::up(flags).await,

@@ -1,6 +1,6 @@
 //! Where a cluster keeps what does not survive a reboot, and what it is called in the kernel.
 
-use crate::data_dir;
+use crate::{data_dir, preflight};
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use std::os::unix::fs::DirBuilderExt;
@@ -61,6 +61,7 @@ impl Place {
             cgroup_root: self.cgroup_root(),
             supervisor_exe: vec!["/proc/self/exe".into(), "supervise".into()],
             registries: runtime::builtin::Registries { insecure: insecure_registries.to_vec() },
+            open_files: preflight::open_files_at_start(),
         }
     }
 }

@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 use camino::Utf8Path;
 use network::dataplane::Cidr;
 use network::machine::Machine;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::OnceLock;
 
 /// Smallest free space the data directory's disk must have to start on.
 const ROOM: u64 = 64 << 20;
@@ -26,6 +28,23 @@ pub fn bind(port: u16) -> Result<TcpListener> {
     })?;
     listener.set_nonblocking(true).context("set up the listener")?;
     Ok(listener)
+}
+
+static OPEN_FILES_AT_START: OnceLock<u64> = OnceLock::new();
+
+/// Every connection is an open file, and the usual soft limit, 1024, is for programs that use select(2): it is raised to the hard
+/// limit, as Go's runtime does. What is started for others gets the old one back ([`open_files_at_start`]).
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let (Some(current), Ok(())) = (limit.current, raised) {
+        let _ = OPEN_FILES_AT_START.set(current);
+    }
+}
+
+/// The soft limit that this process began with; `None` if it still has it.
+pub fn open_files_at_start() -> Option<u64> {
+    OPEN_FILES_AT_START.get().copied()
 }
 
 /// A node changes namespaces, mounts, cgroups and routes.

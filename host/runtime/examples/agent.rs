@@ -21,6 +21,7 @@ fn main() {
         cgroup_root: cgroup.clone(),
         supervisor_exe: vec!["/proc/self/exe".into(), "supervise".into()],
         registries: Registries::default(),
+        open_files: None,
     };
     let executor = tokio::runtime::Runtime::new().expect("tokio starts");
     executor.block_on(async {

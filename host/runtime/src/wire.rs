@@ -28,6 +28,9 @@ pub struct SandboxSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Files by which the supervisor moves itself to its cgroups.
     pub cgroup_procs: Vec<String>,
+    /// Soft limit of open files (RLIMIT_NOFILE) of the supervisor and all it starts; `None` leaves what it inherits.
+    #[serde(default)]
+    pub open_files: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -248,7 +248,7 @@ fn limits_ports_security_and_log_rotation_hold() -> Result<()> {
             ),
             pod(
                 "plain",
-                "id -u; touch /x; grep -E 'CapEff|Seccomp:|NoNewPrivs' /proc/self/status; sleep 1000",
+                "id -u; touch /x; grep -E 'CapEff|Seccomp:|NoNewPrivs' /proc/self/status; echo files $(ulimit -n); sleep 1000",
                 secured,
                 "",
             ),
@@ -266,13 +266,17 @@ fn limits_ports_security_and_log_rotation_hold() -> Result<()> {
     becomes(&cluster, "greedy", ".status.containerStatuses[0].state.terminated.reason", "OOMKilled")?;
     becomes(&cluster, "plain", ".status.containerStatuses[0].ready", "true")?;
     let said = wait_for("the output", LIMIT, || {
-        Ok(Some(cluster.k(&["logs", "plain"])?).filter(|l| l.contains("Seccomp")))
+        Ok(Some(cluster.k(&["logs", "plain"])?).filter(|l| l.contains("files ")))
     })?;
     for words in
         ["65534\n", "Read-only file system", "CapEff:\t0000000000000000", "Seccomp:\t2", "NoNewPrivs:\t1"]
     {
         ensure!(said.contains(words), "{words:?} is missing in\n{said}");
     }
+    // The server takes all the open files it may have; a container gets what the server was started with.
+    let (mine, most) = open_files(std::process::id())?;
+    let server = open_files(cluster.pid().context("no server")?)?;
+    ensure!(said.contains(&format!("files {mine}\n")) && server == (most, most), "{server:?} {said}");
     becomes(
         &cluster,
         "root",
@@ -307,4 +311,12 @@ fn limits_ports_security_and_log_rotation_hold() -> Result<()> {
     })?;
     ensure!(files.iter().any(|n| n == "0.log"), "{files:?}");
     Ok(())
+}
+
+/// The soft and hard limit of a process's open files.
+fn open_files(pid: u32) -> Result<(u64, u64)> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let line = limits.lines().find(|l| l.starts_with("Max open files")).context("no limit")?;
+    let mut numbers = line.split_whitespace().filter_map(|w| w.parse().ok());
+    Ok((numbers.next().context("soft")?, numbers.next().context("hard")?))
 }

@@ -94,6 +94,7 @@ impl Bed {
             cgroup_root: format!("ironclad-node-{name}"),
             supervisor_exe: vec![agent_exe().to_string_lossy().into_owned(), "supervise".into()],
             registries: Registries::default(),
+            open_files: None,
         };
         let runtime = Builtin::open(options.clone()).await.expect("opens");
         runtime.import_builtin(IMAGE, &busybox(), &["/bin/sh".into()]).await.expect("imports");

@@ -44,6 +44,8 @@ pub struct Options {
     /// [`supervise_main`](crate::supervise_main): `["/proc/self/exe", "supervise"]`.
     pub supervisor_exe: Vec<String>,
     pub registries: Registries,
+    /// Soft limit of open files of containers, where it is not to be this process's; the hard limit is inherited.
+    pub open_files: Option<u64>,
 }
 
 pub struct Builtin {

@@ -83,6 +83,7 @@ impl Builtin {
             share_pid: config.share_pid,
             sysctls: config.sysctls.clone(),
             cgroup_procs: self.cgroups.supervisors().map_err(cgroup)?,
+            open_files: self.options.open_files,
         };
         let written = (|| {
             std::fs::create_dir_all(&state)?;

@@ -5,6 +5,7 @@ use crate::launch;
 use crate::sys::{self, Forked};
 use crate::wire::SandboxSpec;
 use rustix::mount::{MountFlags, mount, mount_bind};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
@@ -38,6 +39,10 @@ fn child(state: &str, spec: SandboxSpec) -> Result<Supervisor, String> {
     }
     // Refused without CAP_SYS_RESOURCE; the agent says so once.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    if let Some(current) = spec.open_files {
+        let limit = Rlimit { current: Some(current), ..getrlimit(Resource::Nofile) };
+        doing("limit open files", setrlimit(Resource::Nofile, limit))?;
+    }
     doing("enter state folder", std::env::set_current_dir(state))?;
 
     let mut flags = 0;

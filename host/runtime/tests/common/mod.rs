@@ -66,6 +66,7 @@ pub fn options(dir: &Path) -> Options {
         cgroup_root: format!("ironclad-test-{name}"),
         supervisor_exe: vec![agent_exe().to_string_lossy().into_owned(), "supervise".into()],
         registries: Registries::default(),
+        open_files: None,
     }
 }
 
