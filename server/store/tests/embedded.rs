@@ -324,3 +324,29 @@ async fn a_damaged_database_is_named_so() {
     let error = Embedded::open(dir.path(), Options::default()).map(|_| ()).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
 }
+
+/// Its write-ahead log starts over only when a write finds all of it moved, which a load without a pause never offers by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_disk_in_use_does_not_grow_with_the_length_of_a_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(dir.path()));
+    let tasks = (0..16).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for n in 0..500 {
+                store
+                    .write(put(&format!("/k/{writer}"), format!("{n}.{}", "x".repeat(20_000))))
+                    .await
+                    .unwrap();
+            }
+        })
+    });
+    futures::future::join_all(tasks).await.into_iter().for_each(|task| task.unwrap());
+    let logs = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with("-wal"));
+    let log: u64 = logs.map(|entry| entry.metadata().unwrap().len()).sum();
+    // 160 MB were written; the log is kept to 16 MiB and what comes in while it is being moved.
+    assert!((1 << 20..48 << 20).contains(&log), "{log}");
+}

@@ -91,6 +91,8 @@ pub(super) struct Db {
     swept: Revision,
     /// When the first key expires, in Unix milliseconds.
     next_expiry: Option<u64>,
+    /// A revision, and when it was written.
+    peeked: Option<(Revision, u64)>,
 }
 
 /// What one transaction did.
@@ -127,6 +129,7 @@ impl Db {
             compacted: meta(&connection, "compacted")?,
             swept: meta(&connection, "swept")?,
             next_expiry: None,
+            peeked: None,
             connection,
         };
         db.next_expiry = db.first_expiry()?;
@@ -301,17 +304,25 @@ impl Db {
     }
 
     /// How far history may go: what was compacted on request, what is too old, what is too much.
-    pub(super) fn sweepable(&self, chunk: usize, before: u64, keep: u64) -> Result<Revision, StoreError> {
+    pub(super) fn sweepable(&mut self, chunk: usize, before: u64, keep: u64) -> Result<Revision, StoreError> {
         let requested = self.compacted;
         let crowded = self.revision.saturating_sub(keep);
         let chunk_end = self.swept + chunk as u64;
         if requested.max(crowded) >= chunk_end || requested > self.swept {
             return Ok(requested.max(crowded));
         }
+        // Rows are in the order of their time: what lies behind one that is too young is too young as well.
+        let known = self.peeked.is_some_and(|(revision, written)| {
+            (self.swept + 1..=chunk_end).contains(&revision) && written >= before
+        });
+        if chunk_end > self.revision || known {
+            return Ok(0);
+        }
         let mut peek = self
             .connection
             .prepare_cached("SELECT written FROM log WHERE revision >= ?1 ORDER BY revision LIMIT 1")?;
         let written = peek.query_row([int(chunk_end)], |row| uint(row, 0)).optional()?;
+        self.peeked = written.map(|written| (chunk_end, written));
         Ok(if written.is_some_and(|written| written < before) { chunk_end } else { 0 })
     }
 
@@ -331,15 +342,25 @@ impl Db {
     }
 
     /// Moves the write-ahead log into the database file, here and now.
-    pub(super) fn checkpoint(&self) -> Result<bool, StoreError> {
+    pub(super) fn checkpoint(&self) -> Result<Moved, StoreError> {
         checkpoint(&self.connection)
     }
 }
 
-/// Tells whether all of the log was moved, so that the next write starts it over.
-pub(super) fn checkpoint(connection: &Connection) -> Result<bool, StoreError> {
+/// What one checkpoint did.
+#[derive(Clone, Copy)]
+pub(super) struct Moved {
+    /// Everything that the log held when the checkpoint began is in the database file. If that is still everything, the next
+    /// write starts the log over.
+    pub(super) all: bool,
+    /// Pages in the log file since it was last started over.
+    pub(super) log: usize,
+}
+
+pub(super) fn checkpoint(connection: &Connection) -> Result<Moved, StoreError> {
     Ok(connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-        Ok(row.get::<_, i64>(0)? == 0 && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+        let (busy, log, moved): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(Moved { all: busy == 0 && log == moved, log: usize::try_from(log).unwrap_or(0) })
     })?)
 }
 

@@ -16,8 +16,6 @@ const GROUP_BYTES: usize = 8 << 20;
 /// Rows of history one commit removes at least, when there are that many; and one that has nothing else to do.
 const SWEEP: usize = 64;
 const SWEEP_IDLE: usize = 1024;
-/// Log pages after which the writer itself stops to move the log into the database.
-const CHECKPOINT_FORCED: usize = 4000;
 /// Clocks get adjusted: never trust a sleep longer than this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
@@ -163,12 +161,12 @@ impl Writer {
                 for ((reply, _permit), outcome) in replies.into_iter().zip(committed.outcomes) {
                     let _ = reply.send(outcome.map_err(|current| StoreError::Conflict { current }));
                 }
-                if self.checkpointer.wrote(pages) >= CHECKPOINT_FORCED {
+                if self.checkpointer.wrote(pages) {
                     let moved = self
                         .db
                         .checkpoint()
                         .inspect_err(|error| tracing::warn!(%error, "store checkpoint failed"));
-                    self.checkpointer.moved(moved.unwrap_or(false));
+                    self.checkpointer.moved(moved.is_ok_and(|moved| moved.all));
                 }
             }
             Err(error) => {
