@@ -5,6 +5,7 @@ use crate::cache::{Cache, Entry, Filter, GroupResource, Kind};
 use async_trait::async_trait;
 use futures::FutureExt as _;
 use futures::stream::{self, BoxStream, StreamExt as _};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -165,23 +166,33 @@ impl Feeds {
 /// The object of an entry. The cache holds what the registry encoded, so this does not fail in practice; damage
 /// reads as null, which names nothing and grants nothing.
 pub fn parse(entry: &Entry) -> Value {
+    parse_as(entry)
+}
+
+/// [`parse`], of those fields that `T` names; the rest is passed over.
+pub fn parse_as<T: DeserializeOwned + Default>(entry: &Entry) -> T {
     serde_json::from_slice(&entry.json).unwrap_or_else(|error| {
         tracing::error!(namespace = %entry.namespace, name = %entry.name, %error, "a cached object cannot be read");
-        Value::Null
+        T::default()
     })
 }
 
-/// The string at a JSON pointer, or "".
+/// What a path of field names leads to: a JSON pointer (RFC 6901) without escapes and indices, so without allocations.
+pub fn at<'a>(value: &'a Value, pointer: &str) -> Option<&'a Value> {
+    pointer.split('/').skip(1).try_fold(value, |value, field| value.as_object()?.get(field))
+}
+
+/// The string at a path of field names ([`at`]), or "".
 pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or("")
+    at(value, pointer).and_then(Value::as_str).unwrap_or("")
 }
 
-/// The array at a JSON pointer, or nothing.
+/// The array at a path of field names, or nothing.
 pub fn items<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    at(value, pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// The strings of the array at a JSON pointer.
+/// The strings of the array at a path of field names.
 pub fn strings(value: &Value, pointer: &str) -> Vec<String> {
     items(value, pointer).iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }

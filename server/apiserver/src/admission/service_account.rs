@@ -1,19 +1,45 @@
 //! ServiceAccount: every pod runs under an account of its namespace and gets its token.
 
-use super::support::{annotation, await_object, containers, is_mirror, list, secret_names};
+use super::support::{await_object, containers, is_mirror, list, secret_names};
 use super::{Denied, Operation, Plugin, Request};
-use crate::reader::{Reader, items, parse, text};
+use crate::reader::{Reader, items, parse_as, text};
 use crate::tokens::MOUNTED_TOKEN_SECONDS;
 use async_trait::async_trait;
 use rand::Rng as _;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 /// The default account of a new namespace is made by a controller, which may be a moment behind.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What counts of an account here.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Account {
+    metadata: Metadata,
+    automount_service_account_token: Option<bool>,
+    image_pull_secrets: Option<Vec<Reference>>,
+    secrets: Option<Vec<Reference>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    name: String,
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Reference {
+    name: String,
+}
 
 pub(super) struct ServiceAccount {
     reader: Arc<dyn Reader>,
@@ -24,10 +50,10 @@ impl ServiceAccount {
         Self { reader }
     }
 
-    async fn account(&self, namespace: &str, name: &str) -> Result<Value, Denied> {
+    async fn account(&self, namespace: &str, name: &str) -> Result<Account, Denied> {
         let patience = if name == "default" { PATIENCE } else { Duration::from_millis(50) };
         match await_object(&*self.reader, "", "serviceaccounts", namespace, name, patience).await {
-            Some(entry) => Ok(parse(&entry)),
+            Some(entry) => Ok(parse_as(&entry)),
             None => Err(Denied::forbidden(format!(
                 "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
             ))),
@@ -89,14 +115,16 @@ fn validate_mirror(pod: &Value) -> Result<(), Denied> {
 }
 
 /// Accounts that say so let their pods use only the secrets they list.
-fn limit_secrets(account: &Value, pod: &Value) -> Result<(), Denied> {
-    if annotation(account, "kubernetes.io/enforce-mountable-secrets") != Some("true") {
+fn limit_secrets(account: &Account, pod: &Value) -> Result<(), Denied> {
+    let enforced = account.metadata.annotations.as_ref().and_then(|a| a.get(ENFORCE));
+    if enforced.is_none_or(|enforced| enforced != "true") {
         return Ok(());
     }
-    let name = text(account, "/metadata/name");
-    let mountable = |secret: &str| items(account, "/secrets").iter().any(|s| text(s, "/name") == secret);
-    let pullable =
-        |secret: &str| items(account, "/imagePullSecrets").iter().any(|s| text(s, "/name") == secret);
+    let name = &account.metadata.name;
+    let listed =
+        |list: &Option<Vec<Reference>>, secret: &str| list.iter().flatten().any(|s| s.name == secret);
+    let mountable = |secret: &str| listed(&account.secrets, secret);
+    let pullable = |secret: &str| listed(&account.image_pull_secrets, secret);
     let refuse = |what: String| {
         Err(Denied::forbidden(format!(
             "{what} is not allowed because service account {name} does not reference that secret"
@@ -170,13 +198,14 @@ impl Plugin for ServiceAccount {
         pod["spec"]["serviceAccount"] = pod["spec"]["serviceAccountName"].clone();
         let account = self.account(r.namespace, text(pod, "/spec/serviceAccountName")).await?;
         let own = pod["spec"]["automountServiceAccountToken"].as_bool();
-        if own.or_else(|| account["automountServiceAccountToken"].as_bool()).unwrap_or(true) {
+        if own.or_else(|| account.automount_service_account_token).unwrap_or(true) {
             mount(pod);
         }
         if items(pod, "/spec/imagePullSecrets").is_empty() {
-            let secrets = items(&account, "/imagePullSecrets");
+            let secrets: Vec<Value> =
+                account.image_pull_secrets.iter().flatten().map(|s| json!({"name": s.name})).collect();
             if !secrets.is_empty() {
-                pod["spec"]["imagePullSecrets"] = secrets.to_vec().into();
+                pod["spec"]["imagePullSecrets"] = secrets.into();
             }
         }
         Ok(())
