@@ -64,6 +64,12 @@ pub fn list_shape(resource: &Resource) -> Option<(&'static Schema, TypeId)> {
 }
 
 /// The strategy of a built-in kind.
+/// The strategy of requests in `group` for a kind stored elsewhere: its own where it has one.
+pub fn strategy_of(group: &str, storage: (&str, &str), kind: &str) -> Arc<dyn Strategy> {
+    let group = if kinds::find(group, kind).is_some() { group } else { storage.0 };
+    kinds::strategy(group, storage.1, kind)
+}
+
 pub fn strategy(group: &str, version: &str, kind: &str) -> Arc<dyn Strategy> {
     kinds::strategy(group, version, kind)
 }

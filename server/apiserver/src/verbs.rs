@@ -64,7 +64,13 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     } else {
         main(server, &mut call, &resource, &namespace).await
     };
-    let mut response = response?;
+    let mut response = match response {
+        Ok(response) => response,
+        Err(mut error) => {
+            error.warnings = std::mem::take(&mut call.warnings);
+            return Err(error);
+        }
+    };
     if !call.warnings.is_empty() {
         respond::warn(&mut response, &call.warnings);
     }

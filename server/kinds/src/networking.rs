@@ -1,9 +1,9 @@
 //! The group `networking.k8s.io`.
 
-use super::kind::{Kind, Metadata};
+use super::kind::{Check, Kind, Metadata};
 use super::support::{
-    at, cidr, has, immutable, int, is_cidr, is_ip, items, items_mut, one_of_if_set, port_number,
-    port_or_name, preset, required, some_mut, text, texts, with_spec,
+    at, cidr, has, immutable_text, int, ip, is_cidr, is_ip, items, items_mut, label, one_of_pointer,
+    path_segment, port_number, port_or_name, preset_pointer, same, some_mut, text, texts, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
@@ -13,45 +13,104 @@ use serde_json::Value;
 const GROUP: &str = "networking.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::namespaced(GROUP, "Ingress").metadata(Metadata::Both).status()
+    Kind::namespaced(GROUP, "Ingress")
+        .status()
         .generation()
         .on_create(|o| o["status"] = serde_json::json!({"loadBalancer": {}}))
         .warn(|o, old| {
-            let old_way = meta::annotation(o, "kubernetes.io/ingress.class").is_some();
+            let old_way = meta::annotation(o, CLASS_ANNOTATION).is_some() && !has(at(o, "spec"), "ingressClassName");
             let warning = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
             (old_way && old.is_none()).then(|| warning.to_owned()).into_iter().collect()
         })
-        .validate(validate_ingress),
-    Kind::cluster(GROUP, "IngressClass").metadata(Metadata::Both).changes_first()
+        .validate(|o, errors| {
+            validate_ingress(o, errors);
+            let class = at(o, "spec").get("ingressClassName").and_then(Value::as_str);
+            if let (Some(old), Some(class)) = (meta::annotation(o, CLASS_ANNOTATION), class)
+                && old != class
+            {
+                let message = "must match `ingressClassName` when both are specified";
+                errors.invalid(&Path::new("annotations").child(CLASS_ANNOTATION), old, message);
+            }
+        })
+        .checks(&[Check::MetaChange, Check::Meta, Check::Change])
+        .validate_update(|new, _, subresource, errors| match subresource {
+            "" => validate_ingress(new, errors),
+            _ => load_balancer(at(new, "status"), errors),
+        }),
+    Kind::cluster(GROUP, "IngressClass")
+        .metadata(Metadata::Both)
+        .changes_first()
         .generation()
         .default(|o| {
             if let Some(spec) = some_mut(o, "spec")
                 && let Some(parameters) = some_mut(spec, "parameters")
             {
-                preset(parameters, "scope", "Cluster");
+                preset_pointer(parameters, "scope", "Cluster");
             }
         })
         .validate(validate_class)
         .validate_update(|new, old, _, errors| {
-            let controller = |o: &Value| at(at(o, "spec"), "controller").clone();
-            immutable(&controller(new), &controller(old), &Path::new("spec.controller"), errors);
+            let controller = |o| text(at(o, "spec"), "controller");
+            immutable_text(controller(new), controller(old), &Path::new("spec.controller"), errors);
         }),
     Kind::namespaced(GROUP, "NetworkPolicy").generation().default(policy_defaults).validate(validate_policy),
-    Kind::cluster(GROUP, "IPAddress").named(ip_name).validate(validate_address).validate_update(
-        |new, old, _, errors| {
-            let parent = |o: &Value| at(at(o, "spec"), "parentRef").clone();
-            immutable(&parent(new), &parent(old), &Path::new("spec.parentRef"), errors);
-        },
-    ),
-    Kind::cluster(GROUP, "ServiceCIDR").status().validate(validate_ranges).validate_update(
-        |new, old, subresource, errors| {
-            if subresource.is_empty() {
-                let ranges = |o: &Value| at(at(o, "spec"), "cidrs").clone();
-                immutable(&ranges(new), &ranges(old), &Path::new("spec.cidrs"), errors);
+    Kind::cluster(GROUP, "IPAddress")
+        .named(ip_name)
+        .checks(&[Check::Meta, Check::Whole, Check::MetaChange, Check::Change])
+        .validate(validate_address)
+        .validate_update(|new, old, _, errors| {
+            let parent = |o| at(at(o, "spec"), "parentRef");
+            if !same(Some(parent(new)), Some(parent(old))) {
+                let p = parent(new);
+                let shown = if p.is_null() {
+                    Value::Null
+                } else {
+                    serde_json::json!({"Group": text(p, "group"), "Resource": text(p, "resource"),
+                        "Namespace": text(p, "namespace"), "Name": text(p, "name")})
+                };
+                errors.invalid(&Path::new("spec.parentRef"), shown, "field is immutable");
             }
-        },
-    ),
+        }),
+    Kind::cluster(GROUP, "ServiceCIDR")
+        .status()
+        .validate(|o, errors| validate_ranges(at(o, "spec"), errors))
+        .checks(&[Check::MetaChange, Check::Change])
+        .validate_update(|new, old, subresource, errors| {
+            if subresource.is_empty() {
+                ranges_update(at(new, "spec"), at(old, "spec"), errors);
+            }
+        }),
 ];
+
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// The addresses of an ingress.
+fn load_balancer(status: &Value, errors: &mut FieldErrors) {
+    let list = Path::new("status.loadBalancer.ingress");
+    for (i, ingress) in items(at(status, "loadBalancer"), "ingress").iter().enumerate() {
+        let path = list.index(i);
+        if !text(ingress, "ip").is_empty() {
+            ip(text(ingress, "ip"), &path.child("ip"), errors);
+        }
+        let host = text(ingress, "hostname");
+        if !host.is_empty() {
+            errors.invalid_each(&path.child("hostname"), host, names::dns1123_subdomain(host));
+            if is_ip(host) {
+                errors.invalid(&path.child("hostname"), host, "must be a DNS name, not an IP address");
+            }
+        }
+    }
+}
+
+/// A reference to an object of the same namespace or of none.
+fn typed_reference(reference: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    if has(reference, "apiGroup") {
+        let group = text(reference, "apiGroup");
+        errors.invalid_each(&path.child("apiGroup"), group, names::dns1123_subdomain(group));
+    }
+    path_segment(reference, "kind", path, errors);
+    path_segment(reference, "name", path, errors);
+}
 
 const SPEC: Path<'static> = Path::new("spec");
 
@@ -63,47 +122,46 @@ fn backend(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         }
         (true, false) => {
             let reference = at(value, "resource");
-            let path = path.child("resource");
-            required(reference, "kind", &path, errors);
-            required(reference, "name", &path, errors);
+            typed_reference(reference, &path.child("resource"), errors);
         }
         (false, true) => {
             let service = at(value, "service");
+            let whole = path;
             let path = path.child("service");
             let name = text(service, "name");
             if name.is_empty() {
                 errors.required(&path.child("name"), "");
             } else {
-                errors.invalid_each(&path.child("name"), name, names::dns1035_label(name));
+                errors.invalid_each(&path.child("name"), name, names::dns1123_label(name));
             }
             let port = at(service, "port");
             let path = path.child("port");
             let (number, name) = (int(port, "number").unwrap_or(0), text(port, "name"));
             if !name.is_empty() && number != 0 {
-                errors.invalid(&path, "", "cannot set both port name & port number");
+                errors.invalid(whole, "", "cannot set both port name & port number");
             } else if !name.is_empty() {
                 errors.invalid_each(&path.child("name"), name, names::port_name(name));
             } else if number != 0 {
                 port_number(number, &path.child("number"), errors);
             } else {
-                errors.required(&path, "port name or number is required");
+                errors.required(whole, "port name or number is required");
             }
         }
-        (false, false) => errors.required(path, "resource or service backend is required"),
+        (false, false) => errors.invalid(path, "", "resource or service backend is required"),
     }
 }
 
 fn validate_ingress(object: &Value, errors: &mut FieldErrors) {
     let spec = at(object, "spec");
-    if has(spec, "defaultBackend") {
-        backend(at(spec, "defaultBackend"), &SPEC.child("defaultBackend"), errors);
-    }
     if items(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
         errors.invalid(
             &SPEC,
             items(spec, "rules").to_vec(),
             "either `defaultBackend` or `rules` must be specified",
         );
+    }
+    if has(spec, "defaultBackend") {
+        backend(at(spec, "defaultBackend"), &SPEC.child("defaultBackend"), errors);
     }
     let rules = SPEC.child("rules");
     for (i, rule) in items(spec, "rules").iter().enumerate() {
@@ -133,14 +191,6 @@ fn validate_ingress(object: &Value, errors: &mut FieldErrors) {
     let class = text(spec, "ingressClassName");
     if has(spec, "ingressClassName") {
         errors.invalid_each(&SPEC.child("ingressClassName"), class, names::dns1123_subdomain(class));
-        if meta::annotation(object, "kubernetes.io/ingress.class").is_some_and(|a| a != class) {
-            let annotations = Path::new("metadata.annotations");
-            errors.invalid(
-                &annotations.child("kubernetes.io/ingress.class"),
-                meta::annotation(object, "kubernetes.io/ingress.class").unwrap_or(""),
-                "must match `ingressClassName` when both are specified",
-            );
-        }
     }
 }
 
@@ -168,8 +218,11 @@ fn paths(http: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         let at_i = path.index(i);
         let value = text(entry, "path");
         let at_path = at_i.child("path");
+        if !has(entry, "pathType") {
+            errors.required(&at_i.child("pathType"), "pathType must be specified");
+            continue;
+        }
         match text(entry, "pathType") {
-            "" => errors.required(&at_i.child("pathType"), "pathType must be specified"),
             "Exact" | "Prefix" => {
                 if !value.starts_with('/') {
                     errors.invalid(&at_path, value, "must be an absolute path");
@@ -222,18 +275,20 @@ fn validate_class(object: &Value, errors: &mut FieldErrors) {
         return;
     }
     let path = SPEC.child("parameters");
-    required(parameters, "kind", &path, errors);
-    required(parameters, "name", &path, errors);
-    match text(parameters, "scope") {
-        "" => errors.required(&path.child("scope"), ""),
-        "Namespace" if text(parameters, "namespace").is_empty() => {
-            errors.required(&path.child("namespace"), "`parameters.scope` is set to 'Namespace'");
+    typed_reference(parameters, &path, errors);
+    let at_namespace = path.child("namespace");
+    if !has(parameters, "scope") {
+        errors.required(&path.child("scope"), "");
+        return;
+    }
+    match (text(parameters, "scope"), parameters.get("namespace").and_then(Value::as_str)) {
+        ("Namespace", None) => {
+            errors.required(&at_namespace, "`parameters.scope` is set to 'Namespace'");
         }
-        "Cluster" if has(parameters, "namespace") => {
-            errors.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'");
-        }
-        "Namespace" | "Cluster" => {}
-        other => errors.not_supported(&path.child("scope"), other, &["Cluster", "Namespace"]),
+        ("Namespace", Some(name)) => label(name, &at_namespace, errors),
+        ("Cluster", Some(_)) => errors.forbidden(&at_namespace, "`parameters.scope` is set to 'Cluster'"),
+        ("Cluster", None) => {}
+        (other, _) => errors.not_supported(&path.child("scope"), other, &["Cluster", "Namespace"]),
     }
 }
 
@@ -242,7 +297,7 @@ fn policy_defaults(object: &mut Value) {
         for direction in ["ingress", "egress"] {
             for rule in items_mut(spec, direction) {
                 for port in items_mut(rule, "ports") {
-                    preset(port, "protocol", "TCP");
+                    preset_pointer(port, "protocol", "TCP");
                 }
             }
         }
@@ -279,13 +334,13 @@ fn validate_policy(object: &Value, errors: &mut FieldErrors) {
     }
     for (i, kind) in types.iter().enumerate() {
         if !["Egress", "Ingress"].contains(kind) {
-            errors.not_supported(&path.index(i), *kind, &["Egress", "Ingress"]);
+            errors.not_supported(&path.index(i), *kind, &["Ingress", "Egress"]);
         }
     }
 }
 
 fn policy_port(port: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    one_of_if_set(port, "protocol", &["SCTP", "TCP", "UDP"], path, errors);
+    one_of_pointer(port, "protocol", &["TCP", "UDP", "SCTP"], path, errors);
     if !has(port, "port") {
         if has(port, "endPort") {
             errors.invalid(
@@ -297,20 +352,21 @@ fn policy_port(port: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         return;
     }
     let start = at(port, "port");
-    port_or_name(start, &path.child("port"), errors);
+    let at_end = path.child("endPort");
     if let Some(end) = int(port, "endPort") {
         match start.as_i64() {
-            None => {
-                errors.invalid(&path.child("endPort"), end, "may not be specified when `port` is non-numeric")
-            }
+            None => errors.invalid(&at_end, end, "may not be specified when `port` is non-numeric"),
             Some(from) => {
+                port_or_name(start, &path.child("port"), errors);
                 if end < from {
-                    errors.invalid(&path.child("endPort"), end, "must be greater than or equal to `port`");
+                    errors.invalid(&at_end, from, "must be greater than or equal to `port`");
                 }
-                port_number(end, &path.child("endPort"), errors);
+                port_number(end, &at_end, errors);
+                return;
             }
         }
     }
+    port_or_name(start, &path.child("port"), errors);
 }
 
 fn policy_peer(peer: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -322,11 +378,11 @@ fn policy_peer(peer: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         }
     }
     if has(peer, "ipBlock") {
-        if count > 0 {
-            errors.forbidden(path, "may not specify both ipBlock and another peer");
-        }
         count += 1;
         ip_block(at(peer, "ipBlock"), &path.child("ipBlock"), errors);
+        if count > 1 {
+            errors.forbidden(path, "may not specify both ipBlock and another peer");
+        }
     }
     if count == 0 {
         errors.required(path, "must specify a peer");
@@ -340,15 +396,14 @@ fn ip_block(block: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         return;
     }
     cidr(range, &path.child("cidr"), errors);
+    if !is_cidr(range) {
+        return;
+    }
     let except = path.child("except");
     for (i, inner) in texts(block, "except").enumerate() {
         cidr(inner, &except.index(i), errors);
-        if is_cidr(range) && is_cidr(inner) && !within(inner, range) {
-            errors.invalid(
-                &except.index(i),
-                inner,
-                format!("must be a strict subset of `cidr`: {}", machinery::field::quote(range)),
-            );
+        if is_cidr(inner) && !within(inner, range) {
+            errors.invalid(&except.index(i), inner, "must be a strict subset of `cidr`");
         }
     }
 }
@@ -387,22 +442,55 @@ fn validate_address(object: &Value, errors: &mut FieldErrors) {
         errors.required(&path, "");
         return;
     }
-    required(parent, "resource", &path, errors);
-    required(parent, "name", &path, errors);
+    let group = text(parent, "group");
+    if !group.is_empty() {
+        errors.invalid_each(&path.child("group"), group, names::dns1123_subdomain(group));
+    }
+    path_segment(parent, "resource", &path, errors);
+    path_segment(parent, "name", &path, errors);
+    if !text(parent, "namespace").is_empty() {
+        path_segment(parent, "namespace", &path, errors);
+    }
 }
 
-fn validate_ranges(object: &Value, errors: &mut FieldErrors) {
+fn validate_ranges(spec: &Value, errors: &mut FieldErrors) {
     let path = SPEC.child("cidrs");
-    let ranges: Vec<&str> = texts(at(object, "spec"), "cidrs").collect();
+    let ranges: Vec<&str> = texts(spec, "cidrs").collect();
     if ranges.is_empty() {
         errors.required(&path, "at least one CIDR required");
     }
     if ranges.len() > 2 {
-        errors.invalid(&path, Value::from(ranges), "may only hold up to 2 values");
+        errors.invalid(&path, serde_json::json!({"CIDRs": ranges}), "may only hold up to 2 values");
         return;
     }
     for (i, range) in ranges.iter().enumerate() {
         cidr(range, &path.index(i), errors);
+    }
+    if let [a, b] = ranges[..]
+        && is_cidr(a)
+        && is_cidr(b)
+        && a.contains(':') == b.contains(':')
+    {
+        let message =
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.invalid(&path, Value::from(ranges), message);
+    }
+}
+
+/// Of its ranges, a second may be added; nothing else changes.
+fn ranges_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    let path = SPEC.child("cidrs");
+    let (now, before) = (items(new, "cidrs"), items(old, "cidrs"));
+    let grows = before.len() == 1 && now.len() == 2;
+    if now.len() != before.len() && !grows {
+        errors.invalid(&path, at(new, "cidrs").clone(), "field is immutable");
+        return;
+    }
+    for (i, (now, _)) in now.iter().zip(before).enumerate().filter(|(_, (a, b))| a != b) {
+        errors.invalid(&path.index(i), now.clone(), "field is immutable");
+    }
+    if grows {
+        validate_ranges(new, errors);
     }
 }
 
@@ -442,7 +530,7 @@ mod tests {
             ),
             [
                 "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
-                "spec.rules[0].http.paths[0].backend.service.port: Required value: port name or number is required",
+                "spec.rules[0].http.paths[0].backend: Required value: port name or number is required",
             ]
         );
     }
@@ -460,12 +548,12 @@ mod tests {
                 json!({"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}]})
             ),
             [
-                "spec.egress[0].to[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`: \"10.0.0.0/8\""
+                "spec.egress[0].to[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`"
             ]
         );
         assert_eq!(
             errors("NetworkPolicy", json!({"ingress": [{"ports": [{"port": 5, "endPort": 4}]}]})),
-            ["spec.ingress[0].ports[0].endPort: Invalid value: 4: must be greater than or equal to `port`"]
+            ["spec.ingress[0].ports[0].endPort: Invalid value: 5: must be greater than or equal to `port`"]
         );
     }
 

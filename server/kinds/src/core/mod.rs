@@ -24,6 +24,7 @@ pub(super) mod warnings;
 
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
+pub(super) use resources::container_resource_name;
 
 use super::kind::{Kind, Metadata};
 
@@ -37,6 +38,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind::namespaced("", "ServiceAccount").metadata(Metadata::Both),
     endpoints::KIND,
     event::KIND,
+    event::NEW,
     claims::KIND,
     volume::KIND,
     limits::LIMIT_RANGE,
