@@ -1,7 +1,7 @@
 //! Persistent volume claims.
 
 use super::pod_defaults::round_list;
-use crate::kind::{Kind, Metadata, carry};
+use crate::kind::{Check, Kind, carry};
 use crate::support::{
     amount_of, amounts, at, basic_quantity, has, immutable, label, map_mut, members, one_of_pointer,
     positive_quantity, preset, preset_pointer, required, same, some_mut, subdomain, text, texts, with_spec,
@@ -12,7 +12,7 @@ use machinery::{meta, names};
 use serde_json::{Value, json};
 
 pub(super) const KIND: Kind = Kind::namespaced("", "PersistentVolumeClaim")
-    .metadata(Metadata::Both)
+    .checks(&[Check::MetaChange, Check::Meta, Check::Change])
     .status()
     .default(default)
     .on_create(|o| {
@@ -111,13 +111,19 @@ pub(super) fn modes(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             errors.not_supported(&at_modes, *mode, MODES);
         }
     }
-    if modes.len() > 1 && modes.contains(&"ReadWriteOncePod") {
+    let other = |m: &&str| *m != "ReadWriteOncePod" && MODES.contains(m);
+    if modes.contains(&"ReadWriteOncePod") && modes.iter().any(other) {
         errors.forbidden(&at_modes, "may not use ReadWriteOncePod with other access modes");
     }
 }
 
 /// Upstream's `ValidatePersistentVolumeClaimSpec`.
 pub(crate) fn claim_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    claim_spec_of(spec, false, path, errors);
+}
+
+/// A claim whose sources may be of any group where an older form of it had one.
+fn claim_spec_of(spec: &Value, any_group: bool, path: &Path<'_>, errors: &mut FieldErrors) {
     if texts(spec, "accessModes").next().is_none() {
         errors.required(&path.child("accessModes"), "at least 1 access mode is required");
     }
@@ -151,7 +157,7 @@ pub(crate) fn claim_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors
                 "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
             );
         }
-        if !group.is_empty() {
+        if !group.is_empty() && !any_group {
             subdomain(group, &path.child("apiGroup"), errors);
         }
         let namespace = text(source, "namespace");
@@ -234,6 +240,8 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
     }
     let (spec, before) = (at(new, "spec"), at(old, "spec"));
     let path = Path::new("spec");
+    let grouped = |source: &str| has(at(before, source), "apiGroup");
+    claim_spec_of(spec, grouped("dataSource") || grouped("dataSourceRef"), &path, errors);
     let mut munged = spec.clone();
     // The binder names the volume, once.
     if text(before, "volumeName").is_empty() {

@@ -25,6 +25,7 @@ pub(super) mod warnings;
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
 pub(super) use resources::container_resource_name;
+pub(super) use service::cluster_addresses;
 
 use super::kind::{Kind, Metadata};
 

@@ -87,7 +87,9 @@ pub(crate) fn container_resource_name(name: &str, path: &Path<'_>, errors: &mut 
         if !STANDARD_CONTAINER.contains(&name) && !is_hugepages(name) {
             errors.invalid(path, name, "must be a standard resource for containers");
         }
-    } else if !is_native(name) && !is_extended(name) {
+    } else if !is_native(name)
+        && !(is_extended(name) && names::qualified_name(&format!("requests.{name}")).is_empty())
+    {
         errors.invalid(path, name, "doesn't follow extended resource name standard");
     }
 }

@@ -89,7 +89,17 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
         [first, rest @ ..] => {
             let value = at(spec, first);
             match *first {
-                "local" if text(value, "path").is_empty() => errors.required(&path.child("local.path"), ""),
+                "local" => {
+                    let at_path = path.child("local.path");
+                    required(value, "path", &path.child("local"), errors);
+                    if text(value, "path").split('/').any(|part| part == "..") {
+                        errors.invalid(&at_path, text(value, "path"), "must not contain '..'");
+                    }
+                }
+                "iscsi" => {
+                    volumes::one("iscsi", value, &path.child("iscsi"), errors);
+                    qualified_iscsi_name(text(value, "iqn"), &path.child("iscsi.iqn"), errors);
+                }
                 // A volume names its secret by reference.
                 "azureFile" => azure_file(value, &path.child("azureFile"), errors),
                 "csi" => csi(value, &path.child("csi"), errors),
@@ -151,6 +161,30 @@ const TAKE_MOUNT_OPTIONS: &[&str] = &[
     "azureDisk",
     "photonPersistentDisk",
 ];
+
+/// Names of iSCSI targets: `iqn.2001-04.com.example:x`, `eui.` and 16 letters or digits, or `naa.` and 32.
+fn qualified_iscsi_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let word =
+        |text: &str, length: usize| text.len() == length && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    let dated = |rest: &str| {
+        let b = rest.as_bytes();
+        b.len() > 8
+            && b[..4].iter().all(u8::is_ascii_digit)
+            && b[4] == b'-'
+            && b[5..7].iter().all(u8::is_ascii_digit)
+            && b[7] == b'.'
+    };
+    let good = match name.split_once('.') {
+        _ if name.is_empty() => true,
+        Some(("iqn", rest)) => dated(rest),
+        Some(("eui", rest)) => word(rest, 16),
+        Some(("naa", rest)) => word(rest, 32),
+        _ => false,
+    };
+    if !good {
+        errors.invalid(path, name, "must be valid format");
+    }
+}
 
 fn azure_file(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     required(value, "secretName", path, errors);
