@@ -35,6 +35,7 @@ pub(super) static KINDS: &[Kind] = &[
         .status()
         .generation()
         .default(cron_defaults)
+        .warn(cron_warnings)
         .validate(|o, errors| {
             validate_cron(o, "", errors);
             if meta::name(o).len() > 52 {
@@ -324,22 +325,37 @@ fn validate_job(object: &Value, errors: &mut FieldErrors) {
 }
 
 fn job_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let spec = at(object, "spec");
+    let spec = |o| at(o, "spec");
+    spec_warnings(object, spec(object), old.map(spec), "spec")
+}
+
+fn cron_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let spec = |o| at(at(at(o, "spec"), "jobTemplate"), "spec");
+    let mut out = spec_warnings(object, spec(object), old.map(spec), "spec.jobTemplate.spec");
+    if old.is_some() && text(at(object, "spec"), "schedule").contains("TZ") {
+        out.push("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".into());
+    }
+    out
+}
+
+/// What to be warned of in the spec of a job that stands at `path` in `object`.
+fn spec_warnings(object: &Value, spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
     let mut out = Vec::new();
     let bad = names::dns1123_label(meta::name(object));
     if old.is_none() && !bad.is_empty() {
         out.push(format!("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]", bad.join(" ")));
     }
     let many = |name: &str, most: i64| int(spec, name).is_some_and(|n| n > most);
-    let changed = old.is_none_or(|o| !same(o.get("spec"), object.get("spec")));
-    if changed
+    if old.is_none_or(|o| !same(Some(o), Some(spec)))
         && text(spec, "completionMode") == "Indexed"
         && many("completions", MOST_INDEXED)
         && many("parallelism", MOST_OF_MANY)
     {
-        out.push("spec: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".into());
+        out.push(format!("{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"));
     }
-    out.extend(super::core::warnings::template(object, old));
+    let template = |s| at(s, "template");
+    let path = format!("{path}.template");
+    out.extend(super::core::warnings::template_at(template(spec), old.map(template), &path));
     out
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "EndpointSlice")
     .metadata(Metadata::Whole)
     .generation_by(&["endpoints", "ports", "addressType"])
+    .exact()
     .default(default)
     .on_create(drop_old_topology)
     .warn(|o, old| {

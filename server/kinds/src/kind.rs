@@ -37,6 +37,8 @@ pub struct Kind {
     changes_first: bool,
     /// What an update of the main resource is checked for, in order; none: as `meta` and `changes_first` say.
     checks: &'static [Check],
+    /// Every member that is there tells generations apart, the empty ones too.
+    exact: bool,
     /// Members whose change counts as a new generation; none: generations are not counted.
     generation: &'static [&'static str],
     default: Option<Default>,
@@ -63,6 +65,7 @@ impl Kind {
             meta: Metadata::Update,
             changes_first: false,
             checks: &[],
+            exact: false,
             generation: &[],
             default: None,
             create: None,
@@ -135,6 +138,13 @@ impl Kind {
 
     pub const fn generation_by(mut self, members: &'static [&'static str]) -> Self {
         self.generation = members;
+        self
+    }
+
+    /// What is empty is something else than what is not there, as behind Go's pointers: a change between the two is a
+    /// new generation.
+    pub const fn exact(mut self) -> Self {
+        self.exact = true;
         self
     }
 
@@ -377,7 +387,11 @@ impl Strategy for &'static Kind {
             carry_generation(object, old);
             return;
         }
-        let changed = self.generation.iter().any(|m| !same(object.get(m), old.get(m)));
+        let same = |m: &&str| match self.exact {
+            true => object.get(m) == old.get(m),
+            false => same(object.get(m), old.get(m)),
+        };
+        let changed = !self.generation.iter().all(same);
         // Going into deletion is a new generation too.
         let deleted = is_set(object.get("metadata"), "deletionTimestamp")
             && !is_set(old.get("metadata"), "deletionTimestamp");

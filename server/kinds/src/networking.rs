@@ -53,7 +53,7 @@ pub(super) static KINDS: &[Kind] = &[
             let controller = |o| text(at(o, "spec"), "controller");
             immutable_text(controller(new), controller(old), &Path::new("spec.controller"), errors);
         }),
-    Kind::namespaced(GROUP, "NetworkPolicy").generation().default(policy_defaults).validate(validate_policy),
+    Kind::namespaced(GROUP, "NetworkPolicy").generation().exact().default(policy_defaults).validate(validate_policy),
     Kind::cluster(GROUP, "IPAddress")
         .named(ip_name)
         .checks(&[Check::Meta, Check::Whole, Check::MetaChange, Check::Change])

@@ -196,6 +196,10 @@ fn validate_attachment(object: &Value, errors: &mut FieldErrors) {
         (true, false) if volume.is_empty() => {
             errors.required(&at_volume, "must specify non empty persistentVolumeName")
         }
+        (false, true) => {
+            let path = at_source.child("inlineVolumeSpec");
+            super::core::inline_volume(at(source, "inlineVolumeSpec"), &path, errors);
+        }
         _ => {}
     }
     let node = text(spec, "nodeName");

@@ -18,6 +18,7 @@ mod resources;
 mod secret;
 mod security;
 mod service;
+mod sources;
 mod volume;
 mod volumes;
 pub(super) mod warnings;
@@ -26,6 +27,7 @@ pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
 pub(super) use resources::container_resource_name;
 pub(super) use service::cluster_addresses;
+pub(super) use volume::inline as inline_volume;
 
 use super::kind::{Kind, Metadata};
 

@@ -41,16 +41,14 @@ fn default(object: &mut Value) {
 /// The old single range and the newer list say the same; on the way in, what the single one says wins.
 fn ranges(object: &mut Value) {
     let Some(spec) = some_mut(object, "spec") else { return };
-    let (one, all) = (text(spec, "podCIDR").to_owned(), items(spec, "podCIDRs").len());
+    let one = text(spec, "podCIDR").to_owned();
     if one.is_empty() {
         let first = items(spec, "podCIDRs").first().cloned();
         if let Some(first) = first {
             spec["podCIDR"] = first;
         }
-    } else if all == 0 {
-        spec["podCIDRs"] = json!([one]);
     } else if texts(spec, "podCIDRs").next() != Some(one.as_str()) {
-        spec["podCIDRs"][0] = one.into();
+        spec["podCIDRs"] = json!([one]);
     }
 }
 

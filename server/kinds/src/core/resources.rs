@@ -88,7 +88,7 @@ pub(crate) fn container_resource_name(name: &str, path: &Path<'_>, errors: &mut 
             errors.invalid(path, name, "must be a standard resource for containers");
         }
     } else if !is_native(name)
-        && !(is_extended(name) && names::qualified_name(&format!("requests.{name}")).is_empty())
+        && (!is_extended(name) || !names::qualified_name(&format!("requests.{name}")).is_empty())
     {
         errors.invalid(path, name, "doesn't follow extended resource name standard");
     }

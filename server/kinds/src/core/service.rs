@@ -1,6 +1,6 @@
 //! Services. Cluster addresses and node ports are allocated elsewhere; here is what the object says of them.
 
-use crate::kind::{Kind, Metadata, carry};
+use crate::kind::{Kind, carry};
 use crate::support::{
     at, cidr, has, int, ip, is_ip, items, items_mut, label, one_of, one_of_pointer, port_number,
     port_or_name, preset, preset_pointer, same, some_mut, text, texts, with_spec,
@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Service")
-    .metadata(Metadata::Both)
     .changes_first()
     .named(names::name_is_label)
     .status()
@@ -97,7 +96,7 @@ fn default(object: &mut Value) {
         && let Some(balancer) = some_mut(status, "loadBalancer")
     {
         for ingress in items_mut(balancer, "ingress").filter(|i| !text(i, "ip").is_empty()) {
-            preset(ingress, "ipMode", "VIP");
+            preset_pointer(ingress, "ipMode", "VIP");
         }
     }
 }
@@ -251,10 +250,8 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
 fn by_type(spec: &Value, kind: &str, headless: bool, errors: &mut FieldErrors) {
     let first = SPEC.child("clusterIPs");
     match kind {
-        "LoadBalancer" => {
-            if headless {
-                errors.invalid(&first.index(0), "None", "may not be set to 'None' for LoadBalancer services");
-            }
+        "LoadBalancer" if headless => {
+            errors.invalid(&first.index(0), "None", "may not be set to 'None' for LoadBalancer services");
         }
         "NodePort" if headless => {
             errors.invalid(&first.index(0), "None", "may not be set to 'None' for NodePort services");

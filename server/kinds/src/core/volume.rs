@@ -1,11 +1,12 @@
 //! Persistent volumes.
 
-use super::pod_defaults::{volume_source, volume_sources};
-use super::{affinity, claims, volumes};
+use super::pod_defaults::volume_source;
+use super::sources::SOURCES;
+use super::{affinity, claims};
 use crate::kind::{Check, Kind};
 use crate::support::{
-    amounts, at, basic_quantity, has, immutable, items, label, map_mut, members, one_of_if_set,
-    one_of_pointer, positive_quantity, preset, preset_pointer, required, same, subdomain, text, with_spec,
+    amounts, at, basic_quantity, has, immutable, items, map_mut, members, one_of_if_set, one_of_pointer,
+    positive_quantity, preset, preset_pointer, same, subdomain, text, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
@@ -35,9 +36,6 @@ pub(super) const KIND: Kind = Kind::cluster("", "PersistentVolume")
     .warn(|o, _| warnings(o))
     .select(|o| vec![("name", machinery::meta::name(o).into())]);
 
-/// `local` and `csi` stand in volumes alone or differ there; the others are sources of pods too.
-const OWN: &[&str] = &["local"];
-
 fn default(object: &mut Value) {
     with_spec(object, |spec| {
         preset(spec, "persistentVolumeReclaimPolicy", "Retain");
@@ -53,7 +51,56 @@ fn default(object: &mut Value) {
 }
 
 fn sources(spec: &Value) -> Vec<&'static str> {
-    volume_sources(spec).chain(OWN.iter().copied().filter(|s| has(spec, s))).collect()
+    SOURCES.iter().copied().filter(|s| has(spec, s)).collect()
+}
+
+/// A volume has one source; `volume` is its name.
+fn one_source(spec: &Value, volume: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    match sources(spec).as_slice() {
+        [] => errors.required(path, "must specify a volume type"),
+        [first, rest @ ..] => {
+            super::sources::validate(first, at(spec, first), volume, path, errors);
+            if *first == "local" && !has(spec, "nodeAffinity") {
+                errors.required(&path.child("nodeAffinity"), "Local volume requires node affinity");
+            }
+            for other in rest {
+                errors.forbidden(&path.child(other), "may not specify more than 1 volume type");
+            }
+        }
+    }
+}
+
+/// A volume that an attachment holds instead of naming one.
+pub(crate) fn inline(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let context = |what: &str| format!("may not {what} in the context of inline volumes");
+    for (name, there) in
+        [("claimRef", has(spec, "claimRef")), ("capacity", members(spec, "capacity").next().is_some())]
+    {
+        if there {
+            errors.forbidden(&path.child(name), context("be specified"));
+        }
+    }
+    if !has(spec, "csi") {
+        errors.required(&path.child("csi"), "has to be specified in the context of inline volumes");
+    }
+    if items(spec, "accessModes").is_empty() {
+        errors.required(&path.child("accessModes"), "");
+    }
+    claims::modes(spec, path, errors);
+    if !matches!(text(spec, "persistentVolumeReclaimPolicy"), "" | "Retain") {
+        let message = "may only be Retain in the context of inline volumes";
+        errors.forbidden(&path.child("persistentVolumeReclaimPolicy"), message);
+    }
+    if has(spec, "nodeAffinity") {
+        errors.forbidden(&path.child("nodeAffinity"), context("be specified"));
+    }
+    one_source(spec, "", path, errors);
+    if !text(spec, "storageClassName").is_empty() {
+        errors.forbidden(&path.child("storageClassName"), context("be specified"));
+    }
+    if has(spec, "volumeMode") && text(spec, "volumeMode") != "Filesystem" {
+        errors.forbidden(&path.child("volumeMode"), context("specify volumeMode other than Filesystem"));
+    }
 }
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
@@ -84,35 +131,7 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
             affinity::node_selector(required, &at_affinity, errors);
         }
     }
-    match sources(spec).as_slice() {
-        [] => errors.required(&path, "must specify a volume type"),
-        [first, rest @ ..] => {
-            let value = at(spec, first);
-            match *first {
-                "local" => {
-                    let at_path = path.child("local.path");
-                    required(value, "path", &path.child("local"), errors);
-                    if text(value, "path").split('/').any(|part| part == "..") {
-                        errors.invalid(&at_path, text(value, "path"), "must not contain '..'");
-                    }
-                }
-                "iscsi" => {
-                    volumes::one("iscsi", value, &path.child("iscsi"), errors);
-                    qualified_iscsi_name(text(value, "iqn"), &path.child("iscsi.iqn"), errors);
-                }
-                // A volume names its secret by reference.
-                "azureFile" => azure_file(value, &path.child("azureFile"), errors),
-                "csi" => csi(value, &path.child("csi"), errors),
-                name => volumes::one(name, value, &path.child(name), errors),
-            }
-            if *first == "local" && !has(spec, "nodeAffinity") {
-                errors.required(&path.child("nodeAffinity"), "Local volume requires node affinity");
-            }
-            for other in rest {
-                errors.forbidden(&path.child(other), "may not specify more than 1 volume type");
-            }
-        }
-    }
+    one_source(spec, meta::name(object), &path, errors);
     let recycled = text(spec, "persistentVolumeReclaimPolicy") == "Recycle";
     let root = |host: &str| host.starts_with('/') && host.split('/').all(|s| matches!(s, "" | "."));
     if recycled && root(text(at(spec, "hostPath"), "path")) {
@@ -161,63 +180,6 @@ const TAKE_MOUNT_OPTIONS: &[&str] = &[
     "azureDisk",
     "photonPersistentDisk",
 ];
-
-/// Names of iSCSI targets: `iqn.2001-04.com.example:x`, `eui.` and 16 letters or digits, or `naa.` and 32.
-fn qualified_iscsi_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
-    let word =
-        |text: &str, length: usize| text.len() == length && text.bytes().all(|b| b.is_ascii_alphanumeric());
-    let dated = |rest: &str| {
-        let b = rest.as_bytes();
-        b.len() > 8
-            && b[..4].iter().all(u8::is_ascii_digit)
-            && b[4] == b'-'
-            && b[5..7].iter().all(u8::is_ascii_digit)
-            && b[7] == b'.'
-    };
-    let good = match name.split_once('.') {
-        _ if name.is_empty() => true,
-        Some(("iqn", rest)) => dated(rest),
-        Some(("eui", rest)) => word(rest, 16),
-        Some(("naa", rest)) => word(rest, 32),
-        _ => false,
-    };
-    if !good {
-        errors.invalid(path, name, "must be valid format");
-    }
-}
-
-fn azure_file(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    required(value, "secretName", path, errors);
-    required(value, "shareName", path, errors);
-    if value.get("secretNamespace").and_then(Value::as_str).is_some_and(str::is_empty) {
-        errors.required(&path.child("secretNamespace"), "");
-    }
-}
-
-fn csi(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    crate::storage::driver_name(text(value, "driver"), &path.child("driver"), errors);
-    required(value, "volumeHandle", path, errors);
-    for name in [
-        "controllerPublishSecretRef",
-        "controllerExpandSecretRef",
-        "nodePublishSecretRef",
-        "nodeExpandSecretRef",
-    ] {
-        let secret = at(value, name);
-        if secret.is_null() {
-            continue;
-        }
-        let path = path.child(name);
-        for (member, check) in
-            [("name", subdomain as fn(&str, &Path<'_>, &mut FieldErrors)), ("namespace", label)]
-        {
-            required(secret, member, &path, errors);
-            if !text(secret, member).is_empty() {
-                check(text(secret, member), &path.child(member), errors);
-            }
-        }
-    }
-}
 
 fn warnings(object: &Value) -> Vec<String> {
     let spec = at(object, "spec");
