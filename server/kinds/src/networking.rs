@@ -1,12 +1,14 @@
 //! The group `networking.k8s.io`.
 
+mod addresses;
+mod policy;
+
 use super::kind::{Check, Kind, Metadata};
 use super::support::{
-    at, cidr, has, immutable_text, int, ip, is_cidr, is_ip, items, items_mut, label, one_of_pointer,
-    path_segment, port_number, port_or_name, preset_pointer, same, some_mut, text, texts, with_spec,
+    at, has, immutable_text, int, ip, is_ip, items, label, path_segment, port_number, preset_pointer, same,
+    some_mut, text, texts,
 };
 use machinery::field::{FieldErrors, Path};
-use machinery::labels::validation::validate_label_selector;
 use machinery::{meta, names};
 use serde_json::Value;
 
@@ -53,11 +55,11 @@ pub(super) static KINDS: &[Kind] = &[
             let controller = |o| text(at(o, "spec"), "controller");
             immutable_text(controller(new), controller(old), &Path::new("spec.controller"), errors);
         }),
-    Kind::namespaced(GROUP, "NetworkPolicy").generation().exact().default(policy_defaults).validate(validate_policy),
+    Kind::namespaced(GROUP, "NetworkPolicy").generation().exact().default(policy::defaults).validate(policy::validate),
     Kind::cluster(GROUP, "IPAddress")
-        .named(ip_name)
+        .named(addresses::name)
         .checks(&[Check::Meta, Check::Whole, Check::MetaChange, Check::Change])
-        .validate(validate_address)
+        .validate(addresses::validate)
         .validate_update(|new, old, _, errors| {
             let parent = |o| at(at(o, "spec"), "parentRef");
             if !same(Some(parent(new)), Some(parent(old))) {
@@ -73,11 +75,11 @@ pub(super) static KINDS: &[Kind] = &[
         }),
     Kind::cluster(GROUP, "ServiceCIDR")
         .status()
-        .validate(|o, errors| validate_ranges(at(o, "spec"), errors))
+        .validate(|o, errors| addresses::ranges(at(o, "spec"), errors))
         .checks(&[Check::MetaChange, Check::Change])
         .validate_update(|new, old, subresource, errors| {
             if subresource.is_empty() {
-                ranges_update(at(new, "spec"), at(old, "spec"), errors);
+                addresses::ranges_update(at(new, "spec"), at(old, "spec"), errors);
             }
         }),
 ];
@@ -289,208 +291,6 @@ fn validate_class(object: &Value, errors: &mut FieldErrors) {
         ("Cluster", Some(_)) => errors.forbidden(&at_namespace, "`parameters.scope` is set to 'Cluster'"),
         ("Cluster", None) => {}
         (other, _) => errors.not_supported(&path.child("scope"), other, &["Cluster", "Namespace"]),
-    }
-}
-
-fn policy_defaults(object: &mut Value) {
-    with_spec(object, |spec| {
-        for direction in ["ingress", "egress"] {
-            for rule in items_mut(spec, direction) {
-                for port in items_mut(rule, "ports") {
-                    preset_pointer(port, "protocol", "TCP");
-                }
-            }
-        }
-        if items(spec, "policyTypes").is_empty() {
-            let types: &[&str] =
-                if items(spec, "egress").is_empty() { &["Ingress"] } else { &["Ingress", "Egress"] };
-            spec["policyTypes"] = types.to_vec().into();
-        }
-    });
-}
-
-fn validate_policy(object: &Value, errors: &mut FieldErrors) {
-    let spec = at(object, "spec");
-    validate_label_selector(spec.get("podSelector"), &SPEC.child("podSelector"), errors);
-    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-        let list = SPEC.child(direction);
-        for (i, rule) in items(spec, direction).iter().enumerate() {
-            let at_i = list.index(i);
-            let ports = at_i.child("ports");
-            for (n, port) in items(rule, "ports").iter().enumerate() {
-                policy_port(port, &ports.index(n), errors);
-            }
-            let at_peers = at_i.child(peers);
-            for (n, peer) in items(rule, peers).iter().enumerate() {
-                policy_peer(peer, &at_peers.index(n), errors);
-            }
-        }
-    }
-    let types: Vec<&str> = texts(spec, "policyTypes").collect();
-    let path = SPEC.child("policyTypes");
-    if types.len() > 2 {
-        errors.invalid(&path, Value::from(types), "may not specify more than two policyTypes");
-        return;
-    }
-    for (i, kind) in types.iter().enumerate() {
-        if !["Egress", "Ingress"].contains(kind) {
-            errors.not_supported(&path.index(i), *kind, &["Ingress", "Egress"]);
-        }
-    }
-}
-
-fn policy_port(port: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    one_of_pointer(port, "protocol", &["TCP", "UDP", "SCTP"], path, errors);
-    if !has(port, "port") {
-        if has(port, "endPort") {
-            errors.invalid(
-                &path.child("endPort"),
-                at(port, "endPort").clone(),
-                "may not be specified when `port` is not specified",
-            );
-        }
-        return;
-    }
-    let start = at(port, "port");
-    let at_end = path.child("endPort");
-    if let Some(end) = int(port, "endPort") {
-        match start.as_i64() {
-            None => errors.invalid(&at_end, end, "may not be specified when `port` is non-numeric"),
-            Some(from) => {
-                port_or_name(start, &path.child("port"), errors);
-                if end < from {
-                    errors.invalid(&at_end, from, "must be greater than or equal to `port`");
-                }
-                port_number(end, &at_end, errors);
-                return;
-            }
-        }
-    }
-    port_or_name(start, &path.child("port"), errors);
-}
-
-fn policy_peer(peer: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let mut count = 0;
-    for name in ["podSelector", "namespaceSelector"] {
-        if has(peer, name) {
-            count += 1;
-            validate_label_selector(peer.get(name), &path.child(name), errors);
-        }
-    }
-    if has(peer, "ipBlock") {
-        count += 1;
-        ip_block(at(peer, "ipBlock"), &path.child("ipBlock"), errors);
-        if count > 1 {
-            errors.forbidden(path, "may not specify both ipBlock and another peer");
-        }
-    }
-    if count == 0 {
-        errors.required(path, "must specify a peer");
-    }
-}
-
-fn ip_block(block: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let range = text(block, "cidr");
-    if range.is_empty() {
-        errors.required(&path.child("cidr"), "");
-        return;
-    }
-    cidr(range, &path.child("cidr"), errors);
-    if !is_cidr(range) {
-        return;
-    }
-    let except = path.child("except");
-    for (i, inner) in texts(block, "except").enumerate() {
-        cidr(inner, &except.index(i), errors);
-        if is_cidr(inner) && !within(inner, range) {
-            errors.invalid(&except.index(i), inner, "must be a strict subset of `cidr`");
-        }
-    }
-}
-
-/// Whether one range lies inside another and is smaller.
-fn within(inner: &str, outer: &str) -> bool {
-    let parse = |s: &str| {
-        let (address, length) = s.split_once('/')?;
-        let bits = match address.parse::<std::net::IpAddr>().ok()? {
-            std::net::IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, false),
-            std::net::IpAddr::V6(v6) => (v6.to_bits(), true),
-        };
-        Some((bits, length.parse::<u32>().ok()?))
-    };
-    match (parse(inner), parse(outer)) {
-        (Some(((a, six), long)), Some(((b, other_six), short))) => {
-            let mask = if short == 0 { 0 } else { u128::MAX << (128 - short) };
-            six == other_six && long > short && (a & mask) == (b & mask)
-        }
-        _ => false,
-    }
-}
-
-fn ip_name(name: &str, _prefix: bool) -> Vec<String> {
-    match name.parse::<std::net::IpAddr>() {
-        Ok(parsed) if parsed.to_string() == name => vec![],
-        Ok(_) => vec!["must be a canonical format IP address".into()],
-        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()],
-    }
-}
-
-fn validate_address(object: &Value, errors: &mut FieldErrors) {
-    let parent = at(at(object, "spec"), "parentRef");
-    let path = SPEC.child("parentRef");
-    if parent.is_null() {
-        errors.required(&path, "");
-        return;
-    }
-    let group = text(parent, "group");
-    if !group.is_empty() {
-        errors.invalid_each(&path.child("group"), group, names::dns1123_subdomain(group));
-    }
-    path_segment(parent, "resource", &path, errors);
-    path_segment(parent, "name", &path, errors);
-    if !text(parent, "namespace").is_empty() {
-        path_segment(parent, "namespace", &path, errors);
-    }
-}
-
-fn validate_ranges(spec: &Value, errors: &mut FieldErrors) {
-    let path = SPEC.child("cidrs");
-    let ranges: Vec<&str> = texts(spec, "cidrs").collect();
-    if ranges.is_empty() {
-        errors.required(&path, "at least one CIDR required");
-    }
-    if ranges.len() > 2 {
-        errors.invalid(&path, serde_json::json!({"CIDRs": ranges}), "may only hold up to 2 values");
-        return;
-    }
-    for (i, range) in ranges.iter().enumerate() {
-        cidr(range, &path.index(i), errors);
-    }
-    if let [a, b] = ranges[..]
-        && is_cidr(a)
-        && is_cidr(b)
-        && a.contains(':') == b.contains(':')
-    {
-        let message =
-            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-        errors.invalid(&path, Value::from(ranges), message);
-    }
-}
-
-/// Of its ranges, a second may be added; nothing else changes.
-fn ranges_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
-    let path = SPEC.child("cidrs");
-    let (now, before) = (items(new, "cidrs"), items(old, "cidrs"));
-    let grows = before.len() == 1 && now.len() == 2;
-    if now.len() != before.len() && !grows {
-        errors.invalid(&path, at(new, "cidrs").clone(), "field is immutable");
-        return;
-    }
-    for (i, (now, _)) in now.iter().zip(before).enumerate().filter(|(_, (a, b))| a != b) {
-        errors.invalid(&path.index(i), now.clone(), "field is immutable");
-    }
-    if grows {
-        validate_ranges(new, errors);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Endpoints, the older form of endpoint slices.
 
-use super::service::not_special;
+use super::addresses::not_special;
 use crate::kind::{Kind, Metadata};
 use crate::support::{at, has, int, ip, is_ip, items, items_mut, label, one_of, port_number, preset, text};
 use machinery::field::{FieldErrors, Path};

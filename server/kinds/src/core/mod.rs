@@ -1,5 +1,6 @@
 //! The core group.
 
+mod addresses;
 mod affinity;
 mod claims;
 mod config;
@@ -23,10 +24,10 @@ mod volume;
 mod volumes;
 pub(super) mod warnings;
 
+pub(super) use addresses::cluster as cluster_addresses;
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
 pub(super) use resources::container_resource_name;
-pub(super) use service::cluster_addresses;
 pub(super) use volume::inline as inline_volume;
 
 use super::kind::{Kind, Metadata};
