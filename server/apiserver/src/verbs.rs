@@ -329,7 +329,8 @@ pub(crate) async fn apply_patch(
                 return Err(ApiError::conflict(&resource.group, &resource.plural, name, &why));
             }
             let force = options.force.unwrap_or(false);
-            let object = schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;
+            let mut object = schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;
+            meta::set(&mut object, "name", name);
             outcome = match server.create(&target, object, true, &mut warnings).await {
                 Err(e) if e.reason == "AlreadyExists" => server
                     .update(
