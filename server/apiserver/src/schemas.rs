@@ -464,11 +464,11 @@ pub fn manage_apply(
     force: bool,
     name: &str,
 ) -> Result<Value, ApiError> {
-    let form = live.map(|live| convert::from_storage(resource, live.clone()));
-    let live = if resource.is_storage_version() { live } else { form.as_ref() };
+    let stored = resource.is_storage_version();
+    let form = live.filter(|_| !stored).map(|live| convert::from_storage(resource, live.clone()));
+    let live = if stored { live } else { form.as_ref() };
     let applied = context(resource, manager, subresource, force, |ctx| apply::apply(live, &patch, ctx))
-        .ok_or_else(|| ApiError::internal("no schema to apply with"))?
-        .map(|applied| convert::to_storage(resource, applied));
+        .ok_or_else(|| ApiError::internal("no schema to apply with"))?;
     applied
         .map_err(|e| match &e {
             ApplyError::Conflicts(conflicts) => {
@@ -486,6 +486,13 @@ pub fn manage_apply(
             ApplyError::Invalid(why) => ApiError::bad_request(why.clone()).with_code(500, ""),
         })
         .inspect_err(|e| tracing::debug!(name, error = %e, "apply refused"))
+        .and_then(|applied| {
+            // What was applied was merged as it was sent; it is stored as decoding leaves it, like all else.
+            let known = live.filter(|_| stored && resource.custom.is_none());
+            check(&Expected::of(resource), applied, known, FieldValidation::Ignore, &mut Vec::new())
+                .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })
+        })
+        .map(|applied| convert::to_storage(resource, applied))
 }
 
 /// `managedFields` that differ in nothing but their times.

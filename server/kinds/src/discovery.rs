@@ -17,6 +17,11 @@ pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "Endpo
     .exact()
     .default(default)
     .on_create(drop_old_topology)
+    .on_update(|o, old, _| {
+        if o.get("endpoints") != old.get("endpoints") {
+            drop_old_topology(o);
+        }
+    })
     .warn(|o, old| {
         let named = text(o, "addressType") == "FQDN";
         (named && old.is_none())
@@ -30,7 +35,7 @@ pub(super) static KINDS: &[Kind] = &[Kind::namespaced("discovery.k8s.io", "Endpo
         immutable_text(text(new, kind), text(old, kind), &Path::new(kind), errors);
     })];
 
-/// What endpoints knew of their place before `zone`; only objects that have it keep it.
+/// What endpoints knew of their place before `zone`; it stays until they change.
 fn drop_old_topology(object: &mut Value) {
     for endpoint in items_mut(object, "endpoints") {
         endpoint.as_object_mut().and_then(|e| e.remove("deprecatedTopology"));

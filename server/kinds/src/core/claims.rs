@@ -167,7 +167,7 @@ fn claim_spec_of(spec: &Value, any_group: bool, path: &Path<'_>, errors: &mut Fi
     }
     let (source, reference) = (at(spec, "dataSource"), at(spec, "dataSourceRef"));
     if !source.is_null() && !reference.is_null() {
-        let differ = ["apiGroup", "kind", "name"].iter().any(|m| source.get(m) != reference.get(m));
+        let differ = ["apiGroup", "kind", "name"].iter().any(|m| at(source, m) != at(reference, m));
         let message = match text(reference, "namespace") {
             "" if differ => "must match dataSourceRef",
             "" => "",
