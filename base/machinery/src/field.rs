@@ -257,12 +257,21 @@ const IN_ORDER: &[&str] = &[
     "RollingUpdate",
     "MaxUnavailable",
     "MaxSurge",
+    "Group",
+    "Resource",
+    "Namespace",
     "Name",
     "Protocol",
     "AppProtocol",
     "Port",
     "TargetPort",
     "NodePort",
+    "NodeID",
+    "TopologyKeys",
+    "Key",
+    "Value",
+    "Effect",
+    "TimeAdded",
 ];
 
 /// A value as messages show it: JSON, with members where upstream's structs have them.

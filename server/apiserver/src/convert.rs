@@ -31,6 +31,29 @@ pub fn from_storage(resource: &Resource, mut object: Value) -> Value {
     object
 }
 
+/// Whether the kind's versions differ in more than their names.
+pub fn is_reshaped(resource: &Resource) -> bool {
+    resource.custom.is_none()
+        && matches!(
+            (resource.storage.0.as_str(), resource.kind.as_str()),
+            ("", "Event") | ("autoscaling", "HorizontalPodAutoscaler")
+        )
+}
+
+/// An object of such a kind in another of its versions.
+pub fn reshape(kind: &str, object: &Value, from: &str, to: &str) -> Option<Value> {
+    let mut out = object.clone();
+    match (kind, from, to) {
+        ("Event", "events.k8s.io/v1", "v1") => rename(&mut out, EVENT, true),
+        ("Event", "v1", "events.k8s.io/v1") => rename(&mut out, EVENT, false),
+        ("HorizontalPodAutoscaler", "autoscaling/v1", "autoscaling/v2") => autoscaler_to_v2(&mut out),
+        ("HorizontalPodAutoscaler", "autoscaling/v2", "autoscaling/v1") => autoscaler_to_v1(&mut out),
+        _ => return None,
+    }
+    out["apiVersion"] = to.into();
+    Some(out)
+}
+
 /// (events.k8s.io/v1, v1).
 const EVENT: &[(&str, &str)] = &[
     ("regarding", "involvedObject"),
@@ -129,6 +152,9 @@ fn autoscaler_to_v1(object: &mut Value) {
         }
         if let Some(conditions) = status.remove("conditions").filter(|c| !c.is_null()) {
             annotations.insert(CONDITIONS_ANNOTATION.into(), conditions.to_string().into());
+        }
+        for count in ["currentReplicas", "desiredReplicas"] {
+            status.entry(count).or_insert(0.into());
         }
     }
     if annotations.is_empty() {

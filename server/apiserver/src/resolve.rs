@@ -281,7 +281,7 @@ fn from_row(cache: &Cache, row: &Builtin) -> Resource {
         stored,
         protobuf: schema.is_some(),
         schema,
-        strategy: schemas::strategy(row.storage.0, row.storage.1, row.kind),
+        strategy: schemas::strategy_of(row.group, row.storage, row.kind),
         ephemeral: row.verbs == ["create"] || row.kind == "ComponentStatus",
         custom: None,
     }

@@ -64,6 +64,12 @@ pub fn list_shape(resource: &Resource) -> Option<(&'static Schema, TypeId)> {
 }
 
 /// The strategy of a built-in kind.
+/// The strategy of requests in `group` for a kind stored elsewhere: its own where it has one.
+pub fn strategy_of(group: &str, storage: (&str, &str), kind: &str) -> Arc<dyn Strategy> {
+    let group = if kinds::find(group, kind).is_some() { group } else { storage.0 };
+    kinds::strategy(group, storage.1, kind)
+}
+
 pub fn strategy(group: &str, version: &str, kind: &str) -> Arc<dyn Strategy> {
     kinds::strategy(group, version, kind)
 }
@@ -394,7 +400,8 @@ fn context<T>(
     force: bool,
     with: impl FnOnce(&apply::Context<'_>) -> T,
 ) -> Option<T> {
-    let (schema, root) = stored_shape(resource)?;
+    let shaped = convert::is_reshaped(resource);
+    let (schema, root) = if shaped { resource.shape()? } else { stored_shape(resource)? };
     let signing = resource.plural == "certificatesigningrequests" && resource.group == "certificates.k8s.io";
     let reset = match subresource {
         "" if signing => SPEC_AND_STATUS,
@@ -402,8 +409,17 @@ fn context<T>(
         "status" => ALL_BUT_STATUS,
         _ => &[],
     };
-    let api_version = resource.storage_api_version();
+    let api_version = match resource.custom {
+        Some(_) => resource.storage_api_version(),
+        None => resource.api_version(),
+    };
     let now = meta::now();
+    let convert = |object: &Value, version: &str| {
+        let object = convert::reshape(&resource.kind, object, &api_version, version)?;
+        let (group, version) = machinery::meta::split_api_version(version);
+        let (schema, root) = kind_shape(group, version, &resource.kind)?;
+        Some((object, schema, root))
+    };
     Some(with(&apply::Context {
         schema,
         root,
@@ -414,6 +430,7 @@ fn context<T>(
         force,
         reset,
         builtin: resource.custom.is_none(),
+        others: if shaped { Some(&convert) } else { None },
     }))
 }
 
@@ -425,7 +442,16 @@ pub fn manage_update(
     manager: &str,
     subresource: &str,
 ) {
-    context(resource, manager, subresource, false, |ctx| apply::update(old, new, ctx));
+    if resource.is_storage_version() || !convert::is_reshaped(resource) {
+        context(resource, manager, subresource, false, |ctx| apply::update(old, new, ctx));
+        return;
+    }
+    // Owners are told in the words of the request's version.
+    let old = old.map(|old| convert::from_storage(resource, old.clone()));
+    let mut form = convert::from_storage(resource, new.clone());
+    context(resource, manager, subresource, false, |ctx| apply::update(old.as_ref(), &mut form, ctx));
+    let fields = machinery::meta::take(&mut form, "managedFields");
+    meta::set(new, "managedFields", fields.unwrap_or_default());
 }
 
 /// Merges a server-side apply into the live object. Both in the storage version.
@@ -438,7 +464,9 @@ pub fn manage_apply(
     force: bool,
     name: &str,
 ) -> Result<Value, ApiError> {
-    let patch = convert::to_storage(resource, patch);
+    let stored = resource.is_storage_version();
+    let form = live.filter(|_| !stored).map(|live| convert::from_storage(resource, live.clone()));
+    let live = if stored { live } else { form.as_ref() };
     let applied = context(resource, manager, subresource, force, |ctx| apply::apply(live, &patch, ctx))
         .ok_or_else(|| ApiError::internal("no schema to apply with"))?;
     applied
@@ -458,6 +486,13 @@ pub fn manage_apply(
             ApplyError::Invalid(why) => ApiError::bad_request(why.clone()).with_code(500, ""),
         })
         .inspect_err(|e| tracing::debug!(name, error = %e, "apply refused"))
+        .and_then(|applied| {
+            // What was applied was merged as it was sent; it is stored as decoding leaves it, like all else.
+            let known = live.filter(|_| stored && resource.custom.is_none());
+            check(&Expected::of(resource), applied, known, FieldValidation::Ignore, &mut Vec::new())
+                .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })
+        })
+        .map(|applied| convert::to_storage(resource, applied))
 }
 
 /// `managedFields` that differ in nothing but their times.

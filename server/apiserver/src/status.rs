@@ -12,6 +12,8 @@ pub struct ApiError {
     pub reason: &'static str,
     pub message: String,
     pub details: Option<Box<Details>>,
+    /// What the client is warned of besides.
+    pub warnings: Vec<String>,
 }
 
 /// `metav1.StatusDetails`.
@@ -42,7 +44,7 @@ pub fn group_resource(group: &str, resource: &str) -> String {
 
 impl ApiError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, warnings: Vec::new() }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {

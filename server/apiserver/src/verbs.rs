@@ -64,7 +64,13 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     } else {
         main(server, &mut call, &resource, &namespace).await
     };
-    let mut response = response?;
+    let mut response = match response {
+        Ok(response) => response,
+        Err(mut error) => {
+            error.warnings = std::mem::take(&mut call.warnings);
+            return Err(error);
+        }
+    };
     if !call.warnings.is_empty() {
         respond::warn(&mut response, &call.warnings);
     }
@@ -323,7 +329,8 @@ pub(crate) async fn apply_patch(
                 return Err(ApiError::conflict(&resource.group, &resource.plural, name, &why));
             }
             let force = options.force.unwrap_or(false);
-            let object = schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;
+            let mut object = schemas::manage_apply(resource, None, config, &target.manager, "", force, name)?;
+            meta::set(&mut object, "name", name);
             outcome = match server.create(&target, object, true, &mut warnings).await {
                 Err(e) if e.reason == "AlreadyExists" => server
                     .update(

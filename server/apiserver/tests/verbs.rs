@@ -188,6 +188,69 @@ async fn server_side_apply() {
     assert_eq!(code, 422, "an apply needs a manager");
 }
 
+/// Owners are recorded in the version they wrote in, and lose there what others change in another.
+#[tokio::test]
+async fn owners_of_two_versions() {
+    let api = api().await;
+    let path =
+        |version: &str| format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers");
+    let object = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+        "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
+    let (code, o) = api.call("POST", &path("v1"), object).await;
+    assert_eq!(code, 201, "{o}");
+    let owner = &o["metadata"]["managedFields"][0];
+    assert_eq!(owner["apiVersion"], "autoscaling/v1");
+    assert_eq!(
+        owner["fieldsV1"]["f:spec"],
+        json!({"f:maxReplicas": {}, "f:minReplicas": {}, "f:scaleTargetRef": {}, "f:targetCPUUtilizationPercentage": {}})
+    );
+    let metrics = json!({"spec": {"metrics": [{"type": "Resource", "resource": {"name": "cpu",
+        "target": {"type": "Utilization", "averageUtilization": 60}}}]}});
+    let patch = format!("{}/h?fieldManager=other", path("v2"));
+    let (code, o) = api.call_as("PATCH", &patch, "application/merge-patch+json", metrics).await;
+    assert_eq!(code, 200, "{o}");
+    let owners = o["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(owners.len(), 2, "{owners:?}");
+    let of =
+        |version: &str| &owners.iter().find(|f| f["apiVersion"] == version).unwrap()["fieldsV1"]["f:spec"];
+    assert_eq!(
+        of("autoscaling/v1"),
+        &json!({"f:maxReplicas": {}, "f:minReplicas": {}, "f:scaleTargetRef": {}})
+    );
+    assert_eq!(of("autoscaling/v2"), &json!({"f:metrics": {}}));
+    assert_eq!(api.get(&format!("{}/h", path("v1"))).await.1["spec"]["targetCPUUtilizationPercentage"], 60);
+}
+
+/// What is applied is stored as anything else is: in the form that decoding gives it.
+#[tokio::test]
+async fn applied_objects_are_canonical() {
+    let api = api().await;
+    let path = "/apis/storage.k8s.io/v1/namespaces/default/csistoragecapacities/c?fieldManager=a&force=true";
+    let config = |capacity: Value| {
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIStorageCapacity", "metadata": {"name": "c"},
+            "storageClassName": "s", "capacity": capacity, "nodeTopology": null})
+    };
+    let kind = "application/apply-patch+yaml";
+    for (capacity, code) in [(json!(5), 201), (json!("1024Ki"), 200)] {
+        let (got, o) = api.call_as("PATCH", path, kind, config(capacity.clone())).await;
+        assert_eq!(got, code, "{o}");
+        let stored = if capacity == 5 { "5" } else { "1Mi" };
+        assert_eq!(o["capacity"], stored);
+        assert!(o.get("nodeTopology").is_none(), "{o}");
+    }
+    let (code, e) = api
+        .call_as(
+            "PATCH",
+            path,
+            kind,
+            json!({"apiVersion": "storage.k8s.io/v1",
+        "kind": "CSIStorageCapacity", "metadata": {"name": null}}),
+        )
+        .await;
+    assert_eq!((code, &e["reason"]), (400, &json!("BadRequest")), "{e}");
+}
+
 #[tokio::test]
 async fn lists_pages_and_selectors() {
     let api = api().await;

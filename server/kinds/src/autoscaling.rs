@@ -1,18 +1,28 @@
 //! The group `autoscaling`, in its second version, which is the stored one.
 
-use super::kind::Kind;
-use super::support::{at, has, int, items, nonnegative, one_of, preset, required, some_mut, text, with_spec};
+use super::core::container_resource_name;
+use super::kind::{Check, Kind};
+use super::support::{
+    amount_of, at, has, int, items, label, map_mut, nonnegative, nonnegative_quantity, one_of_pointer,
+    path_segment, preset, preset_pointer, some_mut, supported_only, text, with_spec,
+};
 use machinery::field::{FieldErrors, Path};
-use machinery::labels::validation::validate_label_selector;
-use machinery::names;
-use machinery::quantity::Quantity;
 use serde_json::{Value, json};
 
 pub(super) static KINDS: &[Kind] = &[Kind::namespaced("autoscaling", "HorizontalPodAutoscaler")
     .status()
     .on_create(|o| o["status"] = json!({"currentMetrics": null, "desiredReplicas": 0}))
     .default(default)
-    .validate(validate)];
+    .validate(|o, errors| validate(o, None, errors))
+    .checks(&[Check::MetaChange, Check::Change])
+    .validate_update(|new, old, subresource, errors| match subresource {
+        "" => validate(new, Some(old), errors),
+        _ => {
+            for name in ["currentReplicas", "desiredReplicas"] {
+                nonnegative(at(new, "status"), name, &Path::new("status"), errors);
+            }
+        }
+    })];
 
 const SPEC: Path<'static> = Path::new("spec");
 
@@ -23,49 +33,73 @@ fn default(object: &mut Value) {
             spec["metrics"] = json!([{"type": "Resource", "resource": {"name": "cpu",
                 "target": {"type": "Utilization", "averageUtilization": 80}}}]);
         }
-        if let Some(behavior) = some_mut(spec, "behavior") {
-            if let Some(up) = some_mut(behavior, "scaleUp") {
-                preset(up, "stabilizationWindowSeconds", 0);
-                rules(
-                    up,
-                    json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]),
-                );
-            }
-            if let Some(down) = some_mut(behavior, "scaleDown") {
-                rules(down, json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
+        // Who says something of one direction is given the rest of both.
+        let Some(behavior) = some_mut(spec, "behavior") else { return };
+        for direction in ["scaleUp", "scaleDown"] {
+            if map_mut(behavior, direction).is_none() {
+                return;
             }
         }
+        preset(&mut behavior["scaleUp"], "stabilizationWindowSeconds", 0);
+        let percent = json!({"type": "Percent", "value": 100, "periodSeconds": 15});
+        rules(&mut behavior["scaleUp"], json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, percent]));
+        rules(&mut behavior["scaleDown"], json!([percent]));
     });
 }
 
 fn rules(value: &mut Value, policies: Value) {
-    preset(value, "selectPolicy", "Max");
-    if items(value, "policies").is_empty() {
-        value["policies"] = policies;
-    }
+    preset_pointer(value, "selectPolicy", "Max");
+    // An empty list of policies is one.
+    preset_pointer(value, "policies", policies);
 }
 
-fn validate(object: &Value, errors: &mut FieldErrors) {
+/// Which API versions a reference may name.
+#[derive(Clone, Copy)]
+enum Versions {
+    Any,
+    Grouped,
+    Readable,
+}
+
+fn validate(object: &Value, old: Option<&Value>, errors: &mut FieldErrors) {
     let spec = at(object, "spec");
-    let least = int(spec, "minReplicas").unwrap_or(1);
-    let most = int(spec, "maxReplicas").unwrap_or(0);
-    if least < 1 {
-        errors.invalid(&SPEC.child("minReplicas"), least, "must be greater than or equal to 1");
+    let before = old.map(|o| at(o, "spec"));
+    let (least, most) = (int(spec, "minReplicas"), int(spec, "maxReplicas").unwrap_or(0));
+    let had_none = before.is_some_and(|b| int(b, "minReplicas") == Some(0));
+    let bound = i64::from(!had_none);
+    if let Some(n) = least.filter(|n| *n < bound) {
+        errors.invalid(&SPEC.child("minReplicas"), n, format!("must be greater than or equal to {bound}"));
     }
-    if most < 1 {
-        errors.invalid(&SPEC.child("maxReplicas"), most, "must be greater than 0");
+    let at_most = SPEC.child("maxReplicas");
+    if most == 0 {
+        errors.required(&at_most, "must be set and greater than 0");
+    } else if most < 0 {
+        errors.invalid(&at_most, most, "must be greater than or equal to 1");
     }
-    if most < least {
-        errors.invalid(&SPEC.child("maxReplicas"), most, "must be greater than or equal to `minReplicas`");
+    if least.is_some_and(|n| most < n) {
+        errors.invalid(&at_most, most, "must be greater than or equal to `minReplicas`");
     }
-    target(at(spec, "scaleTargetRef"), &SPEC.child("scaleTargetRef"), errors);
+    let target = at(spec, "scaleTargetRef");
+    let kept = before
+        .map(|b| at(b, "scaleTargetRef"))
+        .is_some_and(|b| ["apiVersion", "kind"].iter().all(|m| text(b, m) == text(target, m)));
+    let versions = match text(target, "kind") {
+        _ if kept => Versions::Any,
+        "ReplicationController" => Versions::Readable,
+        _ => Versions::Grouped,
+    };
+    reference(target, &SPEC.child("scaleTargetRef"), versions, errors);
+    let described =
+        |m: &Value| text(at(at(m, "object"), "describedObject"), "apiVersion").matches('/').count();
+    let broken = before
+        .is_some_and(|b| items(b, "metrics").iter().any(|m| text(m, "type") == "Object" && described(m) > 1));
+    let versions = if broken { Versions::Any } else { Versions::Readable };
     let list = SPEC.child("metrics");
-    let mut only_external = !items(spec, "metrics").is_empty();
     for (i, m) in items(spec, "metrics").iter().enumerate() {
-        metric(m, &list.index(i), errors);
-        only_external &= matches!(text(m, "type"), "Object" | "External");
+        metric(m, versions, &list.index(i), errors);
     }
-    if least == 0 && !only_external {
+    let outside = |m: &Value| matches!(text(m, "type"), "Object" | "External");
+    if least == Some(0) && !items(spec, "metrics").iter().any(outside) {
         errors.forbidden(
             &list,
             "must specify at least one Object or External metric to support scaling to zero replicas",
@@ -80,39 +114,35 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
-fn target(reference: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    for name in ["kind", "name"] {
-        let value = text(reference, name);
-        if value.is_empty() {
-            errors.required(&path.child(name), "");
-        } else {
-            errors.invalid_each(&path.child(name), value, names::path_segment(value, false));
-        }
-    }
+fn reference(reference: &Value, path: &Path<'_>, versions: Versions, errors: &mut FieldErrors) {
+    path_segment(reference, "kind", path, errors);
+    path_segment(reference, "name", path, errors);
+    let version = text(reference, "apiVersion");
+    let why = match (versions, version.matches('/').count()) {
+        (Versions::Any, _) | (Versions::Readable, 0 | 1) => return,
+        (_, 2..) => format!("unexpected GroupVersion string: {version}"),
+        _ if version.split_once('/').is_some_and(|(group, _)| !group.is_empty()) => return,
+        _ => "apiVersion must specify API group".to_owned(),
+    };
+    errors.invalid(&path.child("apiVersion"), version, why);
 }
 
 fn scaling_rules(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    if let Some(n) = int(value, "stabilizationWindowSeconds") {
-        nonnegative(value, "stabilizationWindowSeconds", path, errors);
-        if n > 3600 {
-            errors.invalid(
-                &path.child("stabilizationWindowSeconds"),
-                n,
-                "must be less than or equal to 3600",
-            );
-        }
+    let window = path.child("stabilizationWindowSeconds");
+    match int(value, "stabilizationWindowSeconds").unwrap_or(0) {
+        n if n < 0 => errors.invalid(&window, n, "must be greater than or equal to zero"),
+        n if n > 3600 => errors.invalid(&window, n, "must be less than or equal to 3600"),
+        _ => {}
     }
-    if has(value, "selectPolicy") {
-        one_of(value, "selectPolicy", &["Disabled", "Max", "Min"], path, errors);
-    }
+    one_of_pointer(value, "selectPolicy", &["Disabled", "Max", "Min"], path, errors);
     let list = path.child("policies");
     if items(value, "policies").is_empty() {
         errors.required(&list, "must specify at least one Policy");
     }
     for (i, policy) in items(value, "policies").iter().enumerate() {
         let at_i = list.index(i);
-        one_of(policy, "type", &["Percent", "Pods"], &at_i, errors);
-        if let Some(n) = int(policy, "value").filter(|n| *n <= 0) {
+        supported_only(policy, "type", &["Percent", "Pods"], &at_i, errors);
+        if let Some(n) = Some(int(policy, "value").unwrap_or(0)).filter(|n| *n <= 0) {
             errors.invalid(&at_i.child("value"), n, "must be greater than zero");
         }
         match int(policy, "periodSeconds").unwrap_or(0) {
@@ -123,100 +153,123 @@ fn scaling_rules(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
             _ => {}
         }
     }
+    if has(value, "tolerance") {
+        nonnegative_quantity(&amount_of(at(value, "tolerance")), &path.child("tolerance"), errors);
+    }
 }
 
+/// In the order in which they are looked at.
 const SOURCES: &[(&str, &str)] = &[
     ("Object", "object"),
+    ("External", "external"),
     ("Pods", "pods"),
     ("Resource", "resource"),
-    ("External", "external"),
     ("ContainerResource", "containerResource"),
 ];
+const TYPES: &[&str] = &["ContainerResource", "External", "Object", "Pods", "Resource"];
 
-fn metric(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+fn metric(value: &Value, versions: Versions, path: &Path<'_>, errors: &mut FieldErrors) {
     let kind = text(value, "type");
     if kind.is_empty() {
         errors.required(&path.child("type"), "must specify a metric source type");
-        return;
     }
-    let Some((_, field)) = SOURCES.iter().find(|(k, _)| *k == kind) else {
-        errors.not_supported(
-            &path.child("type"),
-            kind,
-            &["ContainerResource", "External", "Object", "Pods", "Resource"],
-        );
-        return;
-    };
-    for (_, other) in SOURCES.iter().filter(|(_, f)| f != field) {
-        if has(value, other) {
-            errors.forbidden(
-                &path.child(other),
-                format!("must populate the given metric source only ({field})"),
-            );
+    supported_only(value, "type", TYPES, path, errors);
+    let present: Vec<&str> = SOURCES.iter().map(|(_, f)| *f).filter(|f| has(value, f)).collect();
+    if let Some(first) = present.first() {
+        source(first, at(value, first), versions, &path.child(first), errors);
+    }
+    let expected = SOURCES.iter().find(|(k, _)| *k == kind).map(|(_, field)| *field);
+    match expected {
+        Some(field) if !has(value, field) => {
+            errors.required(&path.child(field), "must populate information for the given metric source");
+        }
+        Some(_) => {}
+        None => supported_only(value, "type", TYPES, path, errors),
+    }
+    if present.len() != 1 {
+        for other in present.into_iter().filter(|f| Some(*f) != expected) {
+            errors.forbidden(&path.child(other), "must populate the given metric source only");
         }
     }
-    if !has(value, field) {
-        errors.required(&path.child(field), "must populate information for the given metric source");
-        return;
-    }
-    let source = at(value, field);
-    let path = path.child(field);
-    if matches!(*field, "resource" | "containerResource") {
-        if text(source, "name").is_empty() {
-            errors.required(&path.child("name"), "must specify a resource name");
-        }
-    } else {
-        let identifier = at(source, "metric");
-        required(identifier, "name", &path.child("metric"), errors);
-        validate_label_selector(identifier.get("selector"), &path.child("metric.selector"), errors);
-    }
-    match *field {
-        "object" => target(at(source, "describedObject"), &path.child("describedObject"), errors),
-        "containerResource" => required(source, "container", &path, errors),
-        _ => {}
-    }
-    amounts(field, at(source, "target"), &path.child("target"), errors);
 }
 
-fn amounts(field: &str, target: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    if text(target, "type").is_empty() {
-        errors.required(&path.child("type"), "must specify a metric target type");
-    } else {
-        one_of(target, "type", &["AverageValue", "Utilization", "Value"], path, errors);
-    }
-    let (utilization, average, plain) =
-        (has(target, "averageUtilization"), has(target, "averageValue"), has(target, "value"));
+fn source(field: &str, source: &Value, versions: Versions, path: &Path<'_>, errors: &mut FieldErrors) {
     match field {
-        "resource" | "containerResource" if utilization && average => errors.forbidden(
-            &path.child("averageValue"),
-            "may not set both a target raw value and a target utilization",
-        ),
-        "resource" | "containerResource" if !utilization && !average => {
-            errors.required(
-                &path.child("averageUtilization"),
-                "must set either a target raw value or a target utilization",
-            );
+        "object" => {
+            reference(at(source, "describedObject"), &path.child("describedObject"), versions, errors)
         }
-        "pods" if !average => {
-            errors.required(&path.child("averageValue"), "must specify a positive target averageValue")
-        }
-        "object" | "external" if !plain && !average => {
-            errors.required(
-                &path.child("averageValue"),
-                "must set either a target value for metric or a per-pod target",
-            );
+        "resource" | "containerResource" => {
+            let (name, at_name) = (text(source, "name"), path.child("name"));
+            if name.is_empty() {
+                errors.required(&at_name, "must specify a resource name");
+            } else if field == "containerResource" {
+                container_resource_name(name, &at_name, errors);
+            }
         }
         _ => {}
+    }
+    if field == "containerResource" {
+        let container = text(source, "container");
+        if container.is_empty() {
+            errors.required(&path.child("container"), "must specify a container");
+        } else {
+            label(container, &path.child("container"), errors);
+        }
+    }
+    if matches!(field, "object" | "external" | "pods") {
+        let (metric, at_metric) = (at(source, "metric"), path.child("metric"));
+        if text(metric, "name").is_empty() {
+            errors.required(&at_metric.child("name"), "must specify a metric name");
+        } else {
+            path_segment(metric, "name", &at_metric, errors);
+        }
+    }
+    target(field, at(source, "target"), &path.child("target"), errors);
+}
+
+fn target(field: &str, target: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let kind = text(target, "type");
+    if kind.is_empty() {
+        errors.required(&path.child("type"), "must specify a metric target type");
+    }
+    if !["Utilization", "Value", "AverageValue"].contains(&kind) {
+        errors.invalid(&path.child("type"), kind, "must be either Utilization, Value, or AverageValue");
+    }
+    for name in ["value", "averageValue"] {
+        let amount = amount_of(at(target, name));
+        if has(target, name) && amount.sign() != 1 {
+            errors.invalid(&path.child(name), amount.to_string(), "must be positive");
+        }
     }
     if let Some(n) = int(target, "averageUtilization").filter(|n| *n < 1) {
         errors.invalid(&path.child("averageUtilization"), n, "must be greater than 0");
     }
-    for name in ["value", "averageValue"] {
-        if let Some(q) =
-            at(target, name).as_str().and_then(|s| Quantity::parse(s).ok()).filter(|q| q.sign() != 1)
-        {
-            errors.invalid(&path.child(name), q.to_string(), "must be positive");
+    let (utilization, average, plain) =
+        (has(target, "averageUtilization"), has(target, "averageValue"), has(target, "value"));
+    let (at_utilization, at_average) = (path.child("averageUtilization"), path.child("averageValue"));
+    match field {
+        "resource" | "containerResource" if utilization && average => {
+            errors.forbidden(&at_average, "may not set both a target raw value and a target utilization");
         }
+        "resource" | "containerResource" if !utilization && !average => {
+            let message = "must set either a target raw value or a target utilization";
+            errors.required(&at_utilization, message);
+        }
+        "pods" if !average => {
+            errors.required(&at_average, "must specify a positive target averageValue");
+        }
+        "object" if !plain && !average => {
+            errors.required(&at_average, "must set either a target value or averageValue");
+        }
+        "external" if !plain && !average => {
+            let message = "must set either a target value for metric or a per-pod target";
+            errors.required(&at_average, message);
+        }
+        "external" if plain && average => {
+            let message = "may not set both a target value for metric and a per-pod target";
+            errors.forbidden(&path.child("value"), message);
+        }
+        _ => {}
     }
 }
 
@@ -243,7 +296,7 @@ mod tests {
             ["spec.maxReplicas: Invalid value: 1: must be greater than or equal to `minReplicas`"]
         );
         assert_eq!(
-            errors(json!({"scaleTargetRef": {"kind": "a"}, "maxReplicas": 1})),
+            errors(json!({"scaleTargetRef": {"kind": "a", "apiVersion": "b/c"}, "maxReplicas": 1})),
             ["spec.scaleTargetRef.name: Required value"]
         );
         assert_eq!(

@@ -1,11 +1,17 @@
 //! The group `batch`.
 
+mod cron;
+mod policies;
+mod schedule;
+mod status;
+
 use super::core::{pod_defaults, pod_spec};
-use super::kind::Kind;
+use super::kind::{Check, Kind};
 use super::support::{
-    at, flag, has, immutable, int, items, items_mut, nonnegative, one_of, preset, some_mut, text, with_spec,
+    at, flag, has, immutable, int, items, items_mut, nonnegative, one_of_pointer, preset, preset_pointer,
+    same, some_mut, text, with_spec,
 };
-use machinery::field::{FieldErrors, Path};
+use machinery::field::{FieldError, FieldErrors, Path};
 use machinery::labels::Selector;
 use machinery::labels::validation::validate_label_selector;
 use machinery::{meta, names};
@@ -20,11 +26,33 @@ pub(super) static KINDS: &[Kind] = &[
             labels_from_template(o);
         })
         .on_create(create_job)
+        // The job is checked by the strategy, and its spec again before its change is.
+        .checks(&[Check::Meta, Check::Whole, Check::MetaChange, Check::Change])
         .validate(validate_job)
-        .warn(super::core::warnings::template)
+        .warn(job_warnings)
         .validate_update(job_update)
         .select(|o| vec![("status.successful", int(at(o, "status"), "succeeded").unwrap_or(0).to_string())]),
-    Kind::namespaced("batch", "CronJob").status().generation().default(cron_defaults).validate(validate_cron),
+    Kind::namespaced("batch", "CronJob")
+        .status()
+        .generation()
+        .default(cron::defaults)
+        .warn(cron::warnings)
+        .validate(|o, errors| {
+            cron::validate(o, "", errors);
+            if meta::name(o).len() > 52 {
+                errors.invalid(
+                    &Path::new("metadata.name"),
+                    meta::name(o),
+                    "must be no more than 52 characters",
+                );
+            }
+        })
+        .checks(&[Check::MetaChange, Check::Change])
+        .validate_update(|new, old, subresource, errors| {
+            if subresource.is_empty() {
+                cron::validate(new, text(at(old, "spec"), "schedule"), errors);
+            }
+        }),
 ];
 
 const SPEC: Path<'static> = Path::new("spec");
@@ -38,11 +66,11 @@ fn job_spec_defaults(spec: &mut Value) {
     preset(spec, "parallelism", 1);
     let unlimited = has(spec, "backoffLimitPerIndex");
     preset(spec, "backoffLimit", if unlimited { i64::from(i32::MAX) } else { 6 });
-    preset(spec, "completionMode", "NonIndexed");
+    preset_pointer(spec, "completionMode", "NonIndexed");
     preset(spec, "suspend", false);
     preset(spec, "manualSelector", false);
     let replacement = if has(spec, "podFailurePolicy") { "Failed" } else { "TerminatingOrFailed" };
-    preset(spec, "podReplacementPolicy", replacement);
+    preset_pointer(spec, "podReplacementPolicy", replacement);
     if let Some(policy) = some_mut(spec, "podFailurePolicy") {
         for rule in items_mut(policy, "rules") {
             for pattern in items_mut(rule, "onPodConditions") {
@@ -78,7 +106,9 @@ fn create_job(object: &mut Value) {
         ("batch.kubernetes.io/controller-uid", &uid),
         ("batch.kubernetes.io/job-name", &name),
     ] {
-        meta::set_label(&mut spec["template"], key, value);
+        if meta::label(&spec["template"], key).is_none() {
+            meta::set_label(&mut spec["template"], key, value);
+        }
     }
     if !has(spec, "selector") {
         spec["selector"] = json!({});
@@ -86,7 +116,9 @@ fn create_job(object: &mut Value) {
     if !spec["selector"]["matchLabels"].is_object() {
         spec["selector"]["matchLabels"] = json!({});
     }
-    spec["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"] = uid.into();
+    if !has(&spec["selector"]["matchLabels"], "batch.kubernetes.io/controller-uid") {
+        spec["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"] = uid.into();
+    }
     // A job without labels of its own has its pods'.
     let labels = spec["template"]["metadata"]["labels"].clone();
     let own = at(at(object, "metadata"), "labels");
@@ -94,6 +126,9 @@ fn create_job(object: &mut Value) {
         meta::set(object, "labels", labels);
     }
 }
+
+const MOST_INDEXED: i64 = 100_000;
+const MOST_OF_MANY: i64 = 10_000;
 
 fn job_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     for name in [
@@ -107,123 +142,174 @@ fn job_spec(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     ] {
         nonnegative(spec, name, path, errors);
     }
-    if has(spec, "completionMode") {
-        one_of(spec, "completionMode", &["Indexed", "NonIndexed"], path, errors);
+    if has(spec, "maxFailedIndexes") && !has(spec, "backoffLimitPerIndex") {
+        errors.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
     }
+    if has(spec, "managedBy") {
+        let manager = text(spec, "managedBy");
+        let at_manager = path.child("managedBy");
+        domain_prefixed_path(manager, &at_manager, errors);
+        if manager.len() > 63 {
+            errors.push(FieldError::too_long(&at_manager, 63));
+        }
+    }
+    one_of_pointer(spec, "completionMode", &["NonIndexed", "Indexed"], path, errors);
     let indexed = text(spec, "completionMode") == "Indexed";
     if indexed {
-        if !has(spec, "completions") {
-            errors.required(&path.child("completions"), "when completion mode is Indexed");
-        }
-        if let Some(n) = int(spec, "parallelism").filter(|n| *n > 100_000) {
-            errors.invalid(
-                &path.child("parallelism"),
-                n,
-                "must be less than or equal to 100000 when completion mode is Indexed",
-            );
-        }
-    } else {
+        indexed_job(spec, path, errors);
+    } else if !has(spec, "completionMode") || text(spec, "completionMode") == "NonIndexed" {
         for name in ["backoffLimitPerIndex", "maxFailedIndexes"] {
             if has(spec, name) {
                 errors.invalid(&path.child(name), at(spec, name).clone(), "requires indexed completion mode");
             }
         }
     }
-    if has(spec, "maxFailedIndexes") && !has(spec, "backoffLimitPerIndex") {
-        errors.required(&path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified");
+    policies::failure(spec, path, errors);
+    let success = path.child("successPolicy");
+    if has(spec, "successPolicy") {
+        if indexed {
+            policies::success(spec, &success, errors);
+        } else {
+            errors.invalid(&success, at(spec, "successPolicy").clone(), "requires indexed completion mode");
+        }
     }
-    failure_policy(spec, path, errors);
-    let managed = text(spec, "managedBy");
-    if !managed.is_empty() && !managed.contains('/') {
-        errors.invalid(
-            &path.child("managedBy"),
-            managed,
-            "must be a domain-prefixed path (such as \"acme.io/foo\")",
-        );
-    }
-    super::support::one_of_if_set(
-        spec,
-        "podReplacementPolicy",
-        &["Failed", "TerminatingOrFailed"],
-        path,
-        errors,
-    );
+    let replacements: &[&str] =
+        if has(spec, "podFailurePolicy") { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    one_of_pointer(spec, "podReplacementPolicy", replacements, path, errors);
     let template = path.child("template");
     pod_spec::template(at(spec, "template"), &template, errors);
     let policy = text(at(at(spec, "template"), "spec"), "restartPolicy");
     let at_policy = template.child("spec.restartPolicy");
     match policy {
-        "" | "OnFailure" | "Never" => {}
-        "Always" => errors.required(&at_policy, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if has(spec, "podFailurePolicy") => errors.invalid(
+            &at_policy,
+            policy,
+            "only \"Never\" is supported when podFailurePolicy is specified",
+        ),
+        "OnFailure" | "Never" => {}
+        "" | "Always" => errors.required(&at_policy, "valid values: \"OnFailure\", \"Never\""),
         other => errors.not_supported(&at_policy, other, &["OnFailure", "Never"]),
-    }
-    if has(spec, "podFailurePolicy") && policy != "Never" {
-        errors.invalid(&at_policy, policy, "only \"Never\" is supported when podFailurePolicy is specified");
     }
 }
 
-fn failure_policy(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let rules = path.child("podFailurePolicy.rules");
-    for (i, rule) in items(at(spec, "podFailurePolicy"), "rules").iter().enumerate() {
-        let at_i = rules.index(i);
-        one_of(rule, "action", &["Count", "FailIndex", "FailJob", "Ignore"], &at_i, errors);
-        let (codes, conditions) = (has(rule, "onExitCodes"), !items(rule, "onPodConditions").is_empty());
-        if codes && conditions {
-            errors.invalid(
-                &at_i,
-                Value::Null,
-                "specifying both OnExitCodes and OnPodConditions is not supported",
-            );
-        } else if !codes && !conditions {
-            errors.invalid(
-                &at_i,
-                Value::Null,
-                "specifying one of OnExitCodes and OnPodConditions is required",
-            );
+/// What jobs whose pods have numbers may ask for.
+fn indexed_job(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let (completions, failures) = (int(spec, "completions"), int(spec, "maxFailedIndexes"));
+    let (at_parallelism, at_failures) = (path.child("parallelism"), path.child("maxFailedIndexes"));
+    if completions.is_none() {
+        errors.required(&path.child("completions"), "when completion mode is Indexed");
+    }
+    if let Some(n) = int(spec, "parallelism").filter(|n| *n > MOST_INDEXED) {
+        let message = "must be less than or equal to 100000 when completion mode is Indexed";
+        errors.invalid(&at_parallelism, n, message);
+    }
+    if let (Some(all), Some(n)) = (completions, failures)
+        && n > all
+    {
+        errors.invalid(&at_failures, n, "must be less than or equal to completions");
+    }
+    if let Some(n) = failures.filter(|n| *n > MOST_INDEXED) {
+        errors.invalid(&at_failures, n, "must be less than or equal to 100000");
+    }
+    if completions.is_some_and(|n| n > MOST_INDEXED) && has(spec, "backoffLimitPerIndex") {
+        let message = "must be less than or equal to 10000 when completions are above 100000 and used with backoff limit per index";
+        if failures.is_none() {
+            errors.required(&at_failures, "must be specified when completions is above 100000");
         }
-        if codes {
-            let exit = at(rule, "onExitCodes");
-            let path = at_i.child("onExitCodes");
-            one_of(exit, "operator", &["In", "NotIn"], &path, errors);
-            let values: Vec<i64> = items(exit, "values").iter().filter_map(Value::as_i64).collect();
-            if values.is_empty() {
-                errors.invalid(&path.child("values"), Value::Array(vec![]), "at least one value is required");
-            }
-            for (n, value) in values.iter().enumerate() {
-                if values[..n].contains(value) {
-                    errors.duplicate(&path.child("values").index(n), *value);
-                }
-                if text(exit, "operator") == "In" && *value == 0 {
-                    errors.invalid(&path.child("values").index(n), 0, "must not be 0 for the In operator");
-                }
-            }
+        if let Some(n) = int(spec, "parallelism").filter(|n| *n > MOST_OF_MANY) {
+            errors.invalid(&at_parallelism, n, message);
         }
+        if let Some(n) = failures.filter(|n| *n > MOST_OF_MANY) {
+            errors.invalid(&at_failures, n, message);
+        }
+    }
+}
+
+/// A name such as `acme.io/foo`.
+fn domain_prefixed_path(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    if name.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    let (host, rest) = name.split_once('/').unwrap_or_default();
+    if host.is_empty() || rest.is_empty() {
+        errors.invalid(path, name, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        return;
+    }
+    errors.invalid_each(path, host, names::dns1123_subdomain(host));
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !rest.bytes().all(good) {
+        let message = names::regex_message("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
+        errors.invalid(path, rest, message);
+    }
+}
+
+/// The labels that pods of a job without a selector of its owner's bear.
+fn generated_selector(object: &Value, errors: &mut FieldErrors) {
+    let spec = at(object, "spec");
+    if flag(spec, "manualSelector") || !has(spec, "selector") {
+        return;
+    }
+    let (uid, name) = (meta::uid(object), meta::name(object));
+    if uid.is_empty() {
+        errors.required(&Path::new("metadata.uid"), "");
+    }
+    let template = at(spec, "template");
+    let at_labels = SPEC.child("template.metadata.labels");
+    let wanted = [
+        ("controller-uid", uid),
+        ("job-name", name),
+        ("batch.kubernetes.io/controller-uid", uid),
+        ("batch.kubernetes.io/job-name", name),
+    ];
+    for (key, value) in wanted {
+        match meta::label(template, key) {
+            Some(given) if given == value => {}
+            Some(_) => {
+                let labels = at(at(template, "metadata"), "labels").clone();
+                errors.invalid(&at_labels.key(key), labels, format!("must be '{value}'"));
+            }
+            None => errors.required(&at_labels.key(key), format!("must be '{value}'")),
+        }
+    }
+    let labels: serde_json::Map<_, _> =
+        wanted.iter().map(|(k, v)| ((*k).to_owned(), Value::from(*v))).collect();
+    if let Ok(selector) = Selector::from_object(spec.get("selector"))
+        && !selector.matches_object(&json!({"metadata": {"labels": labels}}))
+    {
+        errors.invalid(
+            &SPEC.child("selector"),
+            at(spec, "selector").clone(),
+            "`selector` not auto-generated",
+        );
+    }
+}
+
+/// A job's spec and the selector that goes with it.
+fn selected_job_spec(object: &Value, errors: &mut FieldErrors) {
+    let spec = at(object, "spec");
+    job_spec(spec, &SPEC, errors);
+    let at_selector = SPEC.child("selector");
+    if has(spec, "selector") {
+        validate_label_selector(spec.get("selector"), &at_selector, errors);
+    } else {
+        errors.required(&at_selector, "");
+    }
+    let template = at(spec, "template");
+    // No selector selects nothing.
+    let selected = has(spec, "selector")
+        && Selector::from_object(spec.get("selector")).map_or(true, |s| s.matches_object(template));
+    if !selected {
+        let labels = at(at(template, "metadata"), "labels").clone();
+        let path = SPEC.child("template.metadata.labels");
+        errors.invalid(&path, labels, "`selector` does not match template `labels`");
     }
 }
 
 fn validate_job(object: &Value, errors: &mut FieldErrors) {
     let spec = at(object, "spec");
-    let at_selector = SPEC.child("selector");
-    if !has(spec, "selector") {
-        errors.required(&at_selector, "");
-    } else {
-        validate_label_selector(spec.get("selector"), &at_selector, errors);
-    }
-    match Selector::from_object(spec.get("selector")) {
-        Ok(selector) if has(spec, "selector") => {
-            let template = at(spec, "template");
-            if !selector.matches_object(template) {
-                let labels = at(at(template, "metadata"), "labels").clone();
-                errors.invalid(
-                    &SPEC.child("template.metadata.labels"),
-                    labels,
-                    "`selector` does not match template `labels`",
-                );
-            }
-        }
-        _ => {}
-    }
-    job_spec(spec, &SPEC, errors);
+    generated_selector(object, errors);
+    selected_job_spec(object, errors);
     if text(spec, "completionMode") == "Indexed"
         && let Some(completions) = int(spec, "completions").filter(|n| *n > 0)
     {
@@ -239,186 +325,90 @@ fn validate_job(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
+fn job_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let spec = |o| at(o, "spec");
+    spec_warnings(object, spec(object), old.map(spec), "spec")
+}
+
+/// What to be warned of in the spec of a job that stands at `path` in `object`.
+fn spec_warnings(object: &Value, spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let bad = names::dns1123_label(meta::name(object));
+    if old.is_none() && !bad.is_empty() {
+        out.push(format!("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]", bad.join(" ")));
+    }
+    let many = |name: &str, most: i64| int(spec, name).is_some_and(|n| n > most);
+    if old.is_none_or(|o| !same(Some(o), Some(spec)))
+        && text(spec, "completionMode") == "Indexed"
+        && many("completions", MOST_INDEXED)
+        && many("parallelism", MOST_OF_MANY)
+    {
+        out.push(format!("{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"));
+    }
+    let template = |s| at(s, "template");
+    let path = format!("{path}.template");
+    out.extend(super::core::warnings::template_at(template(spec), old.map(template), &path));
+    out
+}
+
 fn job_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
     if !subresource.is_empty() {
+        status::validate(new, old, errors);
         return;
     }
     let (spec, before) = (at(new, "spec"), at(old, "spec"));
-    for name in [
-        "selector",
-        "completionMode",
-        "podFailurePolicy",
-        "backoffLimitPerIndex",
-        "managedBy",
-        "successPolicy",
-    ] {
+    selected_job_spec(new, errors);
+    let completions = SPEC.child("completions");
+    if text(spec, "completionMode") != "Indexed" {
+        immutable(at(spec, "completions"), at(before, "completions"), &completions, errors);
+    } else if let Some(n) = int(spec, "completions")
+        && spec.get("completions") != before.get("completions")
+        && Some(n) != int(spec, "parallelism")
+    {
+        errors.invalid(&completions, n, "can only be modified in tandem with spec.parallelism");
+    }
+    immutable(at(spec, "selector"), at(before, "selector"), &SPEC.child("selector"), errors);
+    template_update(spec, old, errors);
+    for name in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         immutable(at(spec, name), at(before, name), &SPEC.child(name), errors);
     }
-    let elastic =
-        text(spec, "completionMode") == "Indexed" && at(spec, "completions") == at(spec, "parallelism");
-    if !elastic {
-        immutable(at(spec, "completions"), at(before, "completions"), &SPEC.child("completions"), errors);
+}
+
+/// A suspended job that runs nothing may still be told where its pods run and what they get.
+fn template_update(spec: &Value, old: &Value, errors: &mut FieldErrors) {
+    let before = at(old, "spec");
+    let (template, mut then) = (at(spec, "template"), at(before, "template").clone());
+    let status = at(old, "status");
+    let idle = !has(status, "startTime") || status::is_true(status, "Suspended");
+    if !(flag(before, "suspend") && idle && int(status, "active").unwrap_or(0) == 0) {
+        immutable(template, &then, &SPEC.child("template"), errors);
+        return;
     }
-    let mut template = at(spec, "template").clone();
-    let then = at(before, "template");
-    // A job that never started may still be told where to run.
-    if flag(before, "suspend") && !has(at(old, "status"), "startTime") {
-        for member in ["nodeSelector", "tolerations", "affinity", "schedulingGates"] {
-            if let Some(pod) = template.get_mut("spec") {
-                super::kind::carry(pod, at(then, "spec"), member);
+    let now = at(template, "spec");
+    let pod = &mut then["spec"];
+    for member in ["nodeSelector", "tolerations", "schedulingGates"] {
+        super::kind::carry(pod, now, member);
+    }
+    if has(now, "affinity") || has(pod, "affinity") {
+        let mut affinity = at(pod, "affinity").clone();
+        if !affinity.is_object() {
+            affinity = json!({});
+        }
+        super::kind::carry(&mut affinity, at(now, "affinity"), "nodeAffinity");
+        pod["affinity"] = affinity;
+    }
+    for list in ["containers", "initContainers"] {
+        let wanted = items(now, list);
+        if items(pod, list).len() != wanted.len() {
+            continue;
+        }
+        for (container, wanted) in items_mut(pod, list).zip(wanted) {
+            if container.get("name") == wanted.get("name") {
+                super::kind::carry(container, wanted, "resources");
             }
         }
-        for member in ["labels", "annotations"] {
-            if let Some(metadata) = template.get_mut("metadata") {
-                super::kind::carry(metadata, at(then, "metadata"), member);
-            }
-        }
     }
-    immutable(&template, then, &SPEC.child("template"), errors);
-}
-
-fn cron_defaults(object: &mut Value) {
-    with_spec(object, |spec| {
-        preset(spec, "concurrencyPolicy", "Allow");
-        preset(spec, "suspend", false);
-        preset(spec, "successfulJobsHistoryLimit", 3);
-        preset(spec, "failedJobsHistoryLimit", 1);
-        if let Some(template) = some_mut(spec, "jobTemplate") {
-            with_spec(template, |job| {
-                // The job's own defaults come when it is made; its pods' come now.
-                pod_defaults::template(job);
-            });
-        }
-    });
-}
-
-fn validate_cron(object: &Value, errors: &mut FieldErrors) {
-    let spec = at(object, "spec");
-    let schedule = text(spec, "schedule");
-    let path = SPEC.child("schedule");
-    if schedule.is_empty() {
-        errors.required(&path, "");
-    } else {
-        if let Err(why) = cron(schedule) {
-            errors.invalid(&path, schedule, why);
-        }
-        if schedule.contains("TZ") {
-            errors.invalid(
-                &path,
-                schedule,
-                "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
-            );
-        }
-    }
-    nonnegative(spec, "startingDeadlineSeconds", &SPEC, errors);
-    if has(spec, "timeZone") {
-        let zone = text(spec, "timeZone");
-        let path = SPEC.child("timeZone");
-        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+' | b'/');
-        if zone.is_empty() {
-            errors.invalid(&path, zone, "timeZone must be nil or non-empty string");
-        } else if zone.eq_ignore_ascii_case("local") {
-            errors.invalid(
-                &path,
-                zone,
-                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
-            );
-        } else if !zone.bytes().all(good) || zone.starts_with('/') {
-            errors.invalid(&path, zone, format!("unknown time zone {zone}"));
-        }
-    }
-    one_of(spec, "concurrencyPolicy", &["Allow", "Forbid", "Replace"], &SPEC, errors);
-    for name in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-        nonnegative(spec, name, &SPEC, errors);
-    }
-    let job = at(at(spec, "jobTemplate"), "spec");
-    let at_job = SPEC.child("jobTemplate.spec");
-    job_spec(job, &at_job, errors);
-    if flag(job, "manualSelector") {
-        errors.not_supported(&at_job.child("manualSelector"), true, &["nil", "false"]);
-    }
-    if meta::name(object).len() > 52 {
-        errors.invalid(&Path::new("metadata.name"), meta::name(object), "must be no more than 52 characters");
-    }
-}
-
-const MONTHS: &[&str] = &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-
-/// Whether a schedule can be read: five fields or one of the `@` words.
-fn cron(schedule: &str) -> Result<(), String> {
-    let rest = match schedule.split_once(' ') {
-        Some((zone, rest)) if zone.starts_with("TZ=") || zone.starts_with("CRON_TZ=") => rest.trim(),
-        _ => schedule.trim(),
-    };
-    if let Some(word) = rest.strip_prefix('@') {
-        return match word {
-            "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly" => Ok(()),
-            _ if word.strip_prefix("every ").is_some_and(duration) => Ok(()),
-            _ => Err(format!("unrecognized descriptor: {rest}")),
-        };
-    }
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    if fields.len() != 5 {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
-    }
-    let bounds: [(i64, i64, &[&str]); 5] =
-        [(0, 59, &[]), (0, 23, &[]), (1, 31, &[]), (1, 12, MONTHS), (0, 6, DAYS)];
-    for (field, (low, high, words)) in fields.iter().zip(bounds) {
-        for part in field.split(',') {
-            range(part, low, high, words)?;
-        }
-    }
-    Ok(())
-}
-
-fn duration(text: &str) -> bool {
-    let digits = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
-    digits > 0 && text[digits..].starts_with(|c: char| c.is_ascii_alphabetic())
-}
-
-fn range(part: &str, low: i64, high: i64, words: &[&str]) -> Result<(), String> {
-    let number = |text: &str| -> Result<i64, String> {
-        if let Some(i) = words.iter().position(|w| w.eq_ignore_ascii_case(text)) {
-            return Ok(i as i64 + low);
-        }
-        text.parse::<i64>().map_err(|_| {
-            format!("failed to parse int from {text}: strconv.Atoi: parsing \"{text}\": invalid syntax")
-        })
-    };
-    let (span, step) = match part.split_once('/') {
-        Some((span, step)) => (span, Some(step)),
-        None => (part, None),
-    };
-    if step.is_some_and(|s| s.contains('/')) {
-        return Err(format!("too many slashes: {part}"));
-    }
-    let (first, last) = match span {
-        "*" | "?" => (low, high),
-        _ => match span.split_once('-') {
-            Some((_, b)) if b.contains('-') => return Err(format!("too many hyphens: {part}")),
-            Some((a, b)) => (number(a)?, number(b)?),
-            None => {
-                let n = number(span)?;
-                (n, if step.is_some() { high } else { n })
-            }
-        },
-    };
-    if let Some(step) = step
-        && number(step)? == 0
-    {
-        return Err(format!("step of range should be a positive number: {part}"));
-    }
-    if first < low {
-        return Err(format!("beginning of range ({first}) below minimum ({low}): {part}"));
-    }
-    if last > high {
-        return Err(format!("end of range ({last}) above maximum ({high}): {part}"));
-    }
-    if first > last {
-        return Err(format!("beginning of range ({first}) beyond end of range ({last}): {part}"));
-    }
-    Ok(())
+    immutable(now, &then["spec"], &SPEC.child("template.spec"), errors);
 }
 
 #[cfg(test)]
@@ -471,6 +461,7 @@ mod tests {
 
     #[test]
     fn schedules() {
+        use super::schedule::cron;
         for good in ["* * * * *", "*/5 0-3 1,15 jan-mar MON", "@hourly", "@every 1h30m", "0 0 * * 0"] {
             assert_eq!(cron(good), Ok(()), "{good}");
         }

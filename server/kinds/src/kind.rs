@@ -35,6 +35,10 @@ pub struct Kind {
     meta: Metadata,
     /// Errors of the change come before those of the whole.
     changes_first: bool,
+    /// What an update of the main resource is checked for, in order; none: as `meta` and `changes_first` say.
+    checks: &'static [Check],
+    /// Every member that is there tells generations apart, the empty ones too.
+    exact: bool,
     /// Members whose change counts as a new generation; none: generations are not counted.
     generation: &'static [&'static str],
     default: Option<Default>,
@@ -60,6 +64,8 @@ impl Kind {
             counts: &[],
             meta: Metadata::Update,
             changes_first: false,
+            checks: &[],
+            exact: false,
             generation: &[],
             default: None,
             create: None,
@@ -113,6 +119,13 @@ impl Kind {
         self
     }
 
+    /// What updates of the main resource are checked for, where that is not what [`metadata`](Self::metadata) and
+    /// [`changes_first`](Self::changes_first) say. A step that stands twice repeats its causes, as upstream does.
+    pub const fn checks(mut self, checks: &'static [Check]) -> Self {
+        self.checks = checks;
+        self
+    }
+
     pub const fn metadata(mut self, meta: Metadata) -> Self {
         self.meta = meta;
         self
@@ -125,6 +138,13 @@ impl Kind {
 
     pub const fn generation_by(mut self, members: &'static [&'static str]) -> Self {
         self.generation = members;
+        self
+    }
+
+    /// What is empty is something else than what is not there, as behind Go's pointers: a change between the two is a
+    /// new generation.
+    pub const fn exact(mut self) -> Self {
+        self.exact = true;
         self
     }
 
@@ -231,14 +251,97 @@ pub enum Metadata {
     Plain,
 }
 
+/// One step in the validation of an update.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// The metadata, as of a new object.
+    Meta,
+    /// The change of the metadata.
+    MetaChange,
+    /// The object, as a new one.
+    Whole,
+    /// What [`Kind::validate_update`] says.
+    Change,
+}
+
+impl Metadata {
+    /// The steps of an update of the main resource.
+    fn checks(self, changes_first: bool) -> &'static [Check] {
+        use Check::{Change, Meta, MetaChange, Whole};
+        match (self, changes_first) {
+            (Self::Update | Self::Generic, false) => &[MetaChange, Whole, Change],
+            (Self::Update | Self::Generic, true) => &[MetaChange, Change, Whole],
+            (Self::Both, false) => &[MetaChange, Meta, Whole, Change],
+            (Self::Both, true) => &[MetaChange, Change, Meta, Whole],
+            (Self::Whole, false) => &[Meta, Whole, Change],
+            (Self::Whole, true) => &[Change, Meta, Whole],
+            (Self::Plain, false) => &[Whole, Change],
+            (Self::Plain, true) => &[Change, Whole],
+        }
+    }
+}
+
 impl Kind {
+    /// The steps of an update of metadata whose change was found to be wrong in this.
+    fn check_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: &str,
+        change: &FieldErrors,
+        errors: &mut FieldErrors,
+    ) {
+        let checks = match subresource {
+            "" | "scale" if !self.checks.is_empty() => self.checks,
+            "" | "scale" => self.meta.checks(self.changes_first),
+            _ if matches!(self.meta, Metadata::Plain) => &[Check::Change],
+            _ => &[Check::MetaChange, Check::Change],
+        };
+        for check in checks {
+            match check {
+                Check::Meta => errors.extend(self.validate_meta(object)),
+                Check::MetaChange => {
+                    errors.extend(change.clone());
+                    if !matches!(self.meta, Metadata::Generic) {
+                        meta::validate_known_finalizers(object, &META, errors);
+                    }
+                }
+                Check::Whole => {
+                    let Some(f) = self.validate else { continue };
+                    let mut more = FieldErrors::new();
+                    f(object, &mut more);
+                    // What was stored already may stay as it is.
+                    if !more.is_empty() {
+                        let mut before = FieldErrors::new();
+                        f(old, &mut before);
+                        more.0.retain(|e| !before.0.contains(e) && !change.0.contains(e));
+                        errors.extend(more);
+                    }
+                }
+                Check::Change => {
+                    if let Some(f) = self.validate_update {
+                        f(object, old, subresource, errors);
+                    }
+                }
+            }
+        }
+    }
+
     fn validate_meta(&self, object: &Value) -> FieldErrors {
         let mut errors = meta::validate(object, self.namespaced, self.name, &META);
-        if !matches!(self.meta, Metadata::Generic) {
+        if !matches!(self.meta, Metadata::Generic | Metadata::Plain) {
             meta::validate_known_finalizers(object, &META, &mut errors);
         }
         errors
     }
+}
+
+/// What is wrong with a change of metadata. The registry checked the version against the store's; an absent one means
+/// "whatever is there".
+fn meta_change(object: &Value, old: &Value) -> FieldErrors {
+    let mut errors = meta::validate_update(object, old, &META);
+    errors.0.retain(|e| e.path != "metadata.resourceVersion");
+    errors
 }
 
 impl Strategy for &'static Kind {
@@ -284,7 +387,11 @@ impl Strategy for &'static Kind {
             carry_generation(object, old);
             return;
         }
-        let changed = self.generation.iter().any(|m| !same(object.get(m), old.get(m)));
+        let same = |m: &&str| match self.exact {
+            true => object.get(m) == old.get(m),
+            false => same(object.get(m), old.get(m)),
+        };
+        let changed = !self.generation.iter().all(same);
         // Going into deletion is a new generation too.
         let deleted = is_set(object.get("metadata"), "deletionTimestamp")
             && !is_set(old.get("metadata"), "deletionTimestamp");
@@ -304,39 +411,11 @@ impl Strategy for &'static Kind {
     }
 
     fn validate_update(&self, object: &Value, old: &Value, subresource: &str) -> FieldErrors {
-        let mut errors = meta::validate_update(object, old, &META);
-        // The registry checked the version against the store's; an absent one means "whatever is there".
-        errors.0.retain(|e| e.path != "metadata.resourceVersion");
-        let main = matches!(subresource, "" | "scale");
-        // Upstream's kinds check metadata again after the registry did, some of them twice: causes are repeated.
-        if !matches!(self.meta, Metadata::Plain) {
-            if !matches!(self.meta, Metadata::Whole) || !main {
-                errors.extend(FieldErrors(errors.0.clone()));
-            }
-            if !matches!(self.meta, Metadata::Generic) {
-                meta::validate_known_finalizers(object, &META, &mut errors);
-            }
-        }
-        if let Some(f) = self.validate_update.filter(|_| self.changes_first) {
-            f(object, old, subresource, &mut errors);
-        }
-        if main && matches!(self.meta, Metadata::Both | Metadata::Whole) {
-            errors.extend(self.validate_meta(object));
-        }
-        if let Some(f) = self.validate.filter(|_| main) {
-            let mut more = FieldErrors::new();
-            f(object, &mut more);
-            // What was stored already may stay as it is.
-            if !more.is_empty() {
-                let mut before = FieldErrors::new();
-                f(old, &mut before);
-                more.0.retain(|e| !before.0.contains(e) && !errors.0.contains(e));
-                errors.extend(more);
-            }
-        }
-        if let Some(f) = self.validate_update.filter(|_| !self.changes_first) {
-            f(object, old, subresource, &mut errors);
-        }
+        // The registry's own checks come first, of the metadata as such and of its change.
+        let change = meta_change(object, old);
+        let mut errors = meta::validate(object, self.namespaced, names::path_segment, &META);
+        errors.extend(change.clone());
+        self.check_update(object, old, subresource, &change, &mut errors);
         errors
     }
 

@@ -72,6 +72,13 @@ pub trait Strategy: Send + Sync {
     }
 }
 
+/// What is wrong with a Service's cluster addresses and families: told before any is allocated, and alone.
+pub fn service_addresses(spec: &Value) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    core::cluster_addresses(spec, &mut errors);
+    errors
+}
+
 /// The tables of all groups.
 fn tables() -> [&'static [Kind]; 17] {
     [

@@ -1,57 +1,118 @@
 //! The group `networking.k8s.io`.
 
-use super::kind::{Kind, Metadata};
+mod addresses;
+mod policy;
+
+use super::kind::{Check, Kind, Metadata};
 use super::support::{
-    at, cidr, has, immutable, int, is_cidr, is_ip, items, items_mut, one_of_if_set, port_number,
-    port_or_name, preset, required, some_mut, text, texts, with_spec,
+    at, has, immutable_text, int, ip, is_ip, items, label, path_segment, port_number, preset_pointer, same,
+    some_mut, text, texts,
 };
 use machinery::field::{FieldErrors, Path};
-use machinery::labels::validation::validate_label_selector;
 use machinery::{meta, names};
 use serde_json::Value;
 
 const GROUP: &str = "networking.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::namespaced(GROUP, "Ingress").metadata(Metadata::Both).status()
+    Kind::namespaced(GROUP, "Ingress")
+        .status()
         .generation()
         .on_create(|o| o["status"] = serde_json::json!({"loadBalancer": {}}))
         .warn(|o, old| {
-            let old_way = meta::annotation(o, "kubernetes.io/ingress.class").is_some();
+            let old_way = meta::annotation(o, CLASS_ANNOTATION).is_some() && !has(at(o, "spec"), "ingressClassName");
             let warning = "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead";
             (old_way && old.is_none()).then(|| warning.to_owned()).into_iter().collect()
         })
-        .validate(validate_ingress),
-    Kind::cluster(GROUP, "IngressClass").metadata(Metadata::Both).changes_first()
+        .validate(|o, errors| {
+            validate_ingress(o, errors);
+            let class = at(o, "spec").get("ingressClassName").and_then(Value::as_str);
+            if let (Some(old), Some(class)) = (meta::annotation(o, CLASS_ANNOTATION), class)
+                && old != class
+            {
+                let message = "must match `ingressClassName` when both are specified";
+                errors.invalid(&Path::new("annotations").child(CLASS_ANNOTATION), old, message);
+            }
+        })
+        .checks(&[Check::MetaChange, Check::Meta, Check::Change])
+        .validate_update(|new, _, subresource, errors| match subresource {
+            "" => validate_ingress(new, errors),
+            _ => load_balancer(at(new, "status"), errors),
+        }),
+    Kind::cluster(GROUP, "IngressClass")
+        .metadata(Metadata::Both)
+        .changes_first()
         .generation()
         .default(|o| {
             if let Some(spec) = some_mut(o, "spec")
                 && let Some(parameters) = some_mut(spec, "parameters")
             {
-                preset(parameters, "scope", "Cluster");
+                preset_pointer(parameters, "scope", "Cluster");
             }
         })
         .validate(validate_class)
         .validate_update(|new, old, _, errors| {
-            let controller = |o: &Value| at(at(o, "spec"), "controller").clone();
-            immutable(&controller(new), &controller(old), &Path::new("spec.controller"), errors);
+            let controller = |o| text(at(o, "spec"), "controller");
+            immutable_text(controller(new), controller(old), &Path::new("spec.controller"), errors);
         }),
-    Kind::namespaced(GROUP, "NetworkPolicy").generation().default(policy_defaults).validate(validate_policy),
-    Kind::cluster(GROUP, "IPAddress").named(ip_name).validate(validate_address).validate_update(
-        |new, old, _, errors| {
-            let parent = |o: &Value| at(at(o, "spec"), "parentRef").clone();
-            immutable(&parent(new), &parent(old), &Path::new("spec.parentRef"), errors);
-        },
-    ),
-    Kind::cluster(GROUP, "ServiceCIDR").status().validate(validate_ranges).validate_update(
-        |new, old, subresource, errors| {
-            if subresource.is_empty() {
-                let ranges = |o: &Value| at(at(o, "spec"), "cidrs").clone();
-                immutable(&ranges(new), &ranges(old), &Path::new("spec.cidrs"), errors);
+    Kind::namespaced(GROUP, "NetworkPolicy").generation().exact().default(policy::defaults).validate(policy::validate),
+    Kind::cluster(GROUP, "IPAddress")
+        .named(addresses::name)
+        .checks(&[Check::Meta, Check::Whole, Check::MetaChange, Check::Change])
+        .validate(addresses::validate)
+        .validate_update(|new, old, _, errors| {
+            let parent = |o| at(at(o, "spec"), "parentRef");
+            if !same(Some(parent(new)), Some(parent(old))) {
+                let p = parent(new);
+                let shown = if p.is_null() {
+                    Value::Null
+                } else {
+                    serde_json::json!({"Group": text(p, "group"), "Resource": text(p, "resource"),
+                        "Namespace": text(p, "namespace"), "Name": text(p, "name")})
+                };
+                errors.invalid(&Path::new("spec.parentRef"), shown, "field is immutable");
             }
-        },
-    ),
+        }),
+    Kind::cluster(GROUP, "ServiceCIDR")
+        .status()
+        .validate(|o, errors| addresses::ranges(at(o, "spec"), errors))
+        .checks(&[Check::MetaChange, Check::Change])
+        .validate_update(|new, old, subresource, errors| {
+            if subresource.is_empty() {
+                addresses::ranges_update(at(new, "spec"), at(old, "spec"), errors);
+            }
+        }),
 ];
+
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// The addresses of an ingress.
+fn load_balancer(status: &Value, errors: &mut FieldErrors) {
+    let list = Path::new("status.loadBalancer.ingress");
+    for (i, ingress) in items(at(status, "loadBalancer"), "ingress").iter().enumerate() {
+        let path = list.index(i);
+        if !text(ingress, "ip").is_empty() {
+            ip(text(ingress, "ip"), &path.child("ip"), errors);
+        }
+        let host = text(ingress, "hostname");
+        if !host.is_empty() {
+            errors.invalid_each(&path.child("hostname"), host, names::dns1123_subdomain(host));
+            if is_ip(host) {
+                errors.invalid(&path.child("hostname"), host, "must be a DNS name, not an IP address");
+            }
+        }
+    }
+}
+
+/// A reference to an object of the same namespace or of none.
+fn typed_reference(reference: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    if has(reference, "apiGroup") {
+        let group = text(reference, "apiGroup");
+        errors.invalid_each(&path.child("apiGroup"), group, names::dns1123_subdomain(group));
+    }
+    path_segment(reference, "kind", path, errors);
+    path_segment(reference, "name", path, errors);
+}
 
 const SPEC: Path<'static> = Path::new("spec");
 
@@ -63,47 +124,46 @@ fn backend(value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         }
         (true, false) => {
             let reference = at(value, "resource");
-            let path = path.child("resource");
-            required(reference, "kind", &path, errors);
-            required(reference, "name", &path, errors);
+            typed_reference(reference, &path.child("resource"), errors);
         }
         (false, true) => {
             let service = at(value, "service");
+            let whole = path;
             let path = path.child("service");
             let name = text(service, "name");
             if name.is_empty() {
                 errors.required(&path.child("name"), "");
             } else {
-                errors.invalid_each(&path.child("name"), name, names::dns1035_label(name));
+                errors.invalid_each(&path.child("name"), name, names::dns1123_label(name));
             }
             let port = at(service, "port");
             let path = path.child("port");
             let (number, name) = (int(port, "number").unwrap_or(0), text(port, "name"));
             if !name.is_empty() && number != 0 {
-                errors.invalid(&path, "", "cannot set both port name & port number");
+                errors.invalid(whole, "", "cannot set both port name & port number");
             } else if !name.is_empty() {
                 errors.invalid_each(&path.child("name"), name, names::port_name(name));
             } else if number != 0 {
                 port_number(number, &path.child("number"), errors);
             } else {
-                errors.required(&path, "port name or number is required");
+                errors.required(whole, "port name or number is required");
             }
         }
-        (false, false) => errors.required(path, "resource or service backend is required"),
+        (false, false) => errors.invalid(path, "", "resource or service backend is required"),
     }
 }
 
 fn validate_ingress(object: &Value, errors: &mut FieldErrors) {
     let spec = at(object, "spec");
-    if has(spec, "defaultBackend") {
-        backend(at(spec, "defaultBackend"), &SPEC.child("defaultBackend"), errors);
-    }
     if items(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
         errors.invalid(
             &SPEC,
             items(spec, "rules").to_vec(),
             "either `defaultBackend` or `rules` must be specified",
         );
+    }
+    if has(spec, "defaultBackend") {
+        backend(at(spec, "defaultBackend"), &SPEC.child("defaultBackend"), errors);
     }
     let rules = SPEC.child("rules");
     for (i, rule) in items(spec, "rules").iter().enumerate() {
@@ -133,14 +193,6 @@ fn validate_ingress(object: &Value, errors: &mut FieldErrors) {
     let class = text(spec, "ingressClassName");
     if has(spec, "ingressClassName") {
         errors.invalid_each(&SPEC.child("ingressClassName"), class, names::dns1123_subdomain(class));
-        if meta::annotation(object, "kubernetes.io/ingress.class").is_some_and(|a| a != class) {
-            let annotations = Path::new("metadata.annotations");
-            errors.invalid(
-                &annotations.child("kubernetes.io/ingress.class"),
-                meta::annotation(object, "kubernetes.io/ingress.class").unwrap_or(""),
-                "must match `ingressClassName` when both are specified",
-            );
-        }
     }
 }
 
@@ -168,8 +220,11 @@ fn paths(http: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         let at_i = path.index(i);
         let value = text(entry, "path");
         let at_path = at_i.child("path");
+        if !has(entry, "pathType") {
+            errors.required(&at_i.child("pathType"), "pathType must be specified");
+            continue;
+        }
         match text(entry, "pathType") {
-            "" => errors.required(&at_i.child("pathType"), "pathType must be specified"),
             "Exact" | "Prefix" => {
                 if !value.starts_with('/') {
                     errors.invalid(&at_path, value, "must be an absolute path");
@@ -222,187 +277,20 @@ fn validate_class(object: &Value, errors: &mut FieldErrors) {
         return;
     }
     let path = SPEC.child("parameters");
-    required(parameters, "kind", &path, errors);
-    required(parameters, "name", &path, errors);
-    match text(parameters, "scope") {
-        "" => errors.required(&path.child("scope"), ""),
-        "Namespace" if text(parameters, "namespace").is_empty() => {
-            errors.required(&path.child("namespace"), "`parameters.scope` is set to 'Namespace'");
-        }
-        "Cluster" if has(parameters, "namespace") => {
-            errors.forbidden(&path.child("namespace"), "`parameters.scope` is set to 'Cluster'");
-        }
-        "Namespace" | "Cluster" => {}
-        other => errors.not_supported(&path.child("scope"), other, &["Cluster", "Namespace"]),
-    }
-}
-
-fn policy_defaults(object: &mut Value) {
-    with_spec(object, |spec| {
-        for direction in ["ingress", "egress"] {
-            for rule in items_mut(spec, direction) {
-                for port in items_mut(rule, "ports") {
-                    preset(port, "protocol", "TCP");
-                }
-            }
-        }
-        if items(spec, "policyTypes").is_empty() {
-            let types: &[&str] =
-                if items(spec, "egress").is_empty() { &["Ingress"] } else { &["Ingress", "Egress"] };
-            spec["policyTypes"] = types.to_vec().into();
-        }
-    });
-}
-
-fn validate_policy(object: &Value, errors: &mut FieldErrors) {
-    let spec = at(object, "spec");
-    validate_label_selector(spec.get("podSelector"), &SPEC.child("podSelector"), errors);
-    for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
-        let list = SPEC.child(direction);
-        for (i, rule) in items(spec, direction).iter().enumerate() {
-            let at_i = list.index(i);
-            let ports = at_i.child("ports");
-            for (n, port) in items(rule, "ports").iter().enumerate() {
-                policy_port(port, &ports.index(n), errors);
-            }
-            let at_peers = at_i.child(peers);
-            for (n, peer) in items(rule, peers).iter().enumerate() {
-                policy_peer(peer, &at_peers.index(n), errors);
-            }
-        }
-    }
-    let types: Vec<&str> = texts(spec, "policyTypes").collect();
-    let path = SPEC.child("policyTypes");
-    if types.len() > 2 {
-        errors.invalid(&path, Value::from(types), "may not specify more than two policyTypes");
+    typed_reference(parameters, &path, errors);
+    let at_namespace = path.child("namespace");
+    if !has(parameters, "scope") {
+        errors.required(&path.child("scope"), "");
         return;
     }
-    for (i, kind) in types.iter().enumerate() {
-        if !["Egress", "Ingress"].contains(kind) {
-            errors.not_supported(&path.index(i), *kind, &["Egress", "Ingress"]);
+    match (text(parameters, "scope"), parameters.get("namespace").and_then(Value::as_str)) {
+        ("Namespace", None) => {
+            errors.required(&at_namespace, "`parameters.scope` is set to 'Namespace'");
         }
-    }
-}
-
-fn policy_port(port: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    one_of_if_set(port, "protocol", &["SCTP", "TCP", "UDP"], path, errors);
-    if !has(port, "port") {
-        if has(port, "endPort") {
-            errors.invalid(
-                &path.child("endPort"),
-                at(port, "endPort").clone(),
-                "may not be specified when `port` is not specified",
-            );
-        }
-        return;
-    }
-    let start = at(port, "port");
-    port_or_name(start, &path.child("port"), errors);
-    if let Some(end) = int(port, "endPort") {
-        match start.as_i64() {
-            None => {
-                errors.invalid(&path.child("endPort"), end, "may not be specified when `port` is non-numeric")
-            }
-            Some(from) => {
-                if end < from {
-                    errors.invalid(&path.child("endPort"), end, "must be greater than or equal to `port`");
-                }
-                port_number(end, &path.child("endPort"), errors);
-            }
-        }
-    }
-}
-
-fn policy_peer(peer: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let mut count = 0;
-    for name in ["podSelector", "namespaceSelector"] {
-        if has(peer, name) {
-            count += 1;
-            validate_label_selector(peer.get(name), &path.child(name), errors);
-        }
-    }
-    if has(peer, "ipBlock") {
-        if count > 0 {
-            errors.forbidden(path, "may not specify both ipBlock and another peer");
-        }
-        count += 1;
-        ip_block(at(peer, "ipBlock"), &path.child("ipBlock"), errors);
-    }
-    if count == 0 {
-        errors.required(path, "must specify a peer");
-    }
-}
-
-fn ip_block(block: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    let range = text(block, "cidr");
-    if range.is_empty() {
-        errors.required(&path.child("cidr"), "");
-        return;
-    }
-    cidr(range, &path.child("cidr"), errors);
-    let except = path.child("except");
-    for (i, inner) in texts(block, "except").enumerate() {
-        cidr(inner, &except.index(i), errors);
-        if is_cidr(range) && is_cidr(inner) && !within(inner, range) {
-            errors.invalid(
-                &except.index(i),
-                inner,
-                format!("must be a strict subset of `cidr`: {}", machinery::field::quote(range)),
-            );
-        }
-    }
-}
-
-/// Whether one range lies inside another and is smaller.
-fn within(inner: &str, outer: &str) -> bool {
-    let parse = |s: &str| {
-        let (address, length) = s.split_once('/')?;
-        let bits = match address.parse::<std::net::IpAddr>().ok()? {
-            std::net::IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, false),
-            std::net::IpAddr::V6(v6) => (v6.to_bits(), true),
-        };
-        Some((bits, length.parse::<u32>().ok()?))
-    };
-    match (parse(inner), parse(outer)) {
-        (Some(((a, six), long)), Some(((b, other_six), short))) => {
-            let mask = if short == 0 { 0 } else { u128::MAX << (128 - short) };
-            six == other_six && long > short && (a & mask) == (b & mask)
-        }
-        _ => false,
-    }
-}
-
-fn ip_name(name: &str, _prefix: bool) -> Vec<String> {
-    match name.parse::<std::net::IpAddr>() {
-        Ok(parsed) if parsed.to_string() == name => vec![],
-        Ok(_) => vec!["must be a canonical format IP address".into()],
-        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".into()],
-    }
-}
-
-fn validate_address(object: &Value, errors: &mut FieldErrors) {
-    let parent = at(at(object, "spec"), "parentRef");
-    let path = SPEC.child("parentRef");
-    if parent.is_null() {
-        errors.required(&path, "");
-        return;
-    }
-    required(parent, "resource", &path, errors);
-    required(parent, "name", &path, errors);
-}
-
-fn validate_ranges(object: &Value, errors: &mut FieldErrors) {
-    let path = SPEC.child("cidrs");
-    let ranges: Vec<&str> = texts(at(object, "spec"), "cidrs").collect();
-    if ranges.is_empty() {
-        errors.required(&path, "at least one CIDR required");
-    }
-    if ranges.len() > 2 {
-        errors.invalid(&path, Value::from(ranges), "may only hold up to 2 values");
-        return;
-    }
-    for (i, range) in ranges.iter().enumerate() {
-        cidr(range, &path.index(i), errors);
+        ("Namespace", Some(name)) => label(name, &at_namespace, errors),
+        ("Cluster", Some(_)) => errors.forbidden(&at_namespace, "`parameters.scope` is set to 'Cluster'"),
+        ("Cluster", None) => {}
+        (other, _) => errors.not_supported(&path.child("scope"), other, &["Cluster", "Namespace"]),
     }
 }
 
@@ -442,7 +330,7 @@ mod tests {
             ),
             [
                 "spec.rules[0].http.paths[0].path: Invalid value: \"x\": must be an absolute path",
-                "spec.rules[0].http.paths[0].backend.service.port: Required value: port name or number is required",
+                "spec.rules[0].http.paths[0].backend: Required value: port name or number is required",
             ]
         );
     }
@@ -460,12 +348,12 @@ mod tests {
                 json!({"egress": [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}]})
             ),
             [
-                "spec.egress[0].to[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`: \"10.0.0.0/8\""
+                "spec.egress[0].to[0].ipBlock.except[0]: Invalid value: \"11.0.0.0/16\": must be a strict subset of `cidr`"
             ]
         );
         assert_eq!(
             errors("NetworkPolicy", json!({"ingress": [{"ports": [{"port": 5, "endPort": 4}]}]})),
-            ["spec.ingress[0].ports[0].endPort: Invalid value: 4: must be greater than or equal to `port`"]
+            ["spec.ingress[0].ports[0].endPort: Invalid value: 5: must be greater than or equal to `port`"]
         );
     }
 

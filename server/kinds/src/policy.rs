@@ -1,16 +1,27 @@
 //! The group `policy`.
 
 use super::kind::{Kind, Metadata};
-use super::support::{at, at_most_hundred, count_or_percent, has, one_of_if_set};
+use super::support::{at, at_most_hundred, conditions, count_or_percent, has, nonnegative, one_of_pointer};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
+use machinery::names;
 use serde_json::Value;
 
 pub(super) static KINDS: &[Kind] = &[Kind::namespaced("policy", "PodDisruptionBudget")
     .metadata(Metadata::Plain)
+    .named(names::path_segment)
     .status_counting(&["currentHealthy", "desiredHealthy", "disruptionsAllowed", "expectedPods"])
     .generation()
-    .validate(validate)];
+    .validate(validate)
+    .validate_update(|new, _, subresource, errors| {
+        if subresource == "status" {
+            let (path, status) = (Path::new("status"), at(new, "status"));
+            conditions(status, &path, errors);
+            for name in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+                nonnegative(status, name, &path, errors);
+            }
+        }
+    })];
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
     let path = Path::new("spec");
@@ -25,7 +36,7 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
         }
     }
     validate_label_selector(spec.get("selector"), &path.child("selector"), errors);
-    one_of_if_set(spec, "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], &path, errors);
+    one_of_pointer(spec, "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], &path, errors);
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Reading and checking values the way Go structs are read: absent, null and zero are one thing unless a pointer
 //! says otherwise.
 
-use machinery::field::{FieldErrors, Path};
+use machinery::field::{FieldError, FieldErrors, Path};
 use machinery::names;
+use machinery::quantity::Quantity;
 use serde_json::{Map, Value};
 
 static NULL: Value = Value::Null;
@@ -104,6 +105,15 @@ pub(super) fn preset(value: &mut Value, name: &str, default: impl Into<Value>) {
     }
 }
 
+/// Sets the member unless it is there, for pointers: an empty text is there.
+pub(super) fn preset_pointer(value: &mut Value, name: &str, default: impl Into<Value>) {
+    if !has(value, name)
+        && let Some(map) = value.as_object_mut()
+    {
+        map.insert(name.to_string(), default.into());
+    }
+}
+
 /// [`preset`] for integers that are no pointers: zero is not there either.
 pub(super) fn preset_int(value: &mut Value, name: &str, default: i64) {
     if int(value, name).unwrap_or(0) == 0
@@ -126,6 +136,115 @@ pub(super) fn with_spec(object: &mut Value, f: impl FnOnce(&mut Value)) {
 pub(super) fn immutable(new: &Value, old: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     if !same(Some(new), Some(old)) {
         errors.invalid(path, new.clone(), "field is immutable");
+    }
+}
+
+/// [`immutable`] of a text that is no pointer: absent is empty.
+pub(super) fn immutable_text(new: &str, old: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    if new != old {
+        errors.invalid(path, new, "field is immutable");
+    }
+}
+
+/// Refuses a change with the reason that upstream gives where it does not show the value.
+pub(super) fn frozen_member(new: &Value, old: &Value, name: &str, detail: &str, errors: &mut FieldErrors) {
+    if !same(new.get(name), old.get(name)) {
+        errors.forbidden(&Path::new(name), detail);
+    }
+}
+
+/// The amounts of a list of resources.
+pub(super) fn amounts<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = (&'a String, Quantity)> {
+    members(value, name).map(|(k, v)| (k, amount_of(v)))
+}
+
+/// A quantity; zero where there is none.
+pub(super) fn amount_of(value: &Value) -> Quantity {
+    value.as_str().and_then(|s| Quantity::parse(s).ok()).unwrap_or_default()
+}
+
+/// Refuses a quantity below zero.
+pub(super) fn nonnegative_quantity(quantity: &Quantity, path: &Path<'_>, errors: &mut FieldErrors) {
+    if quantity.sign() < 0 {
+        errors.invalid(path, quantity.to_string(), "must be greater than or equal to 0");
+    }
+}
+
+/// Refuses a quantity that is not above zero.
+pub(super) fn positive_quantity(quantity: &Quantity, path: &Path<'_>, errors: &mut FieldErrors) {
+    if quantity.sign() <= 0 {
+        errors.invalid(path, quantity.to_string(), "must be greater than zero");
+    }
+}
+
+/// Refuses a quantity whose whole part is below zero.
+pub(super) fn basic_quantity(quantity: &Quantity, path: &Path<'_>, errors: &mut FieldErrors) {
+    if quantity.value() < 0 {
+        errors.invalid(path, quantity.value(), "must be a valid resource quantity");
+    }
+}
+
+/// The conditions of a status, as `metav1.Condition`s.
+pub(super) fn conditions(status: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let list = path.child("conditions");
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, condition) in items(status, "conditions").iter().enumerate() {
+        let path = list.index(i);
+        let kind = text(condition, "type");
+        if seen.contains(&kind) {
+            errors.duplicate(&path.child("type"), kind);
+        }
+        seen.push(kind);
+        errors.invalid_each(&path.child("type"), kind, names::qualified_name(kind));
+        supported_only(condition, "status", &["False", "True", "Unknown"], &path, errors);
+        if let Some(n) = int(condition, "observedGeneration").filter(|n| *n < 0) {
+            errors.invalid(&path.child("observedGeneration"), n, "must be greater than or equal to zero");
+        }
+        if !has(condition, "lastTransitionTime") {
+            errors.required(&path.child("lastTransitionTime"), "");
+        }
+        let reason = text(condition, "reason");
+        let at_reason = path.child("reason");
+        if reason.is_empty() {
+            errors.required(&at_reason, "");
+        } else {
+            if reason.len() > 1024 {
+                errors.push(FieldError::too_long(&at_reason, 1024));
+            }
+            condition_reason(reason, &at_reason, errors);
+        }
+        if text(condition, "message").len() > 32 * 1024 {
+            errors.push(FieldError::too_long(&path.child("message"), 32 * 1024));
+        }
+    }
+}
+
+fn condition_reason(reason: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b',' | b':');
+    let last = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    let bytes = reason.as_bytes();
+    let good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.iter().all(|b| inner(*b))
+        && (bytes.len() == 1 || bytes.last().is_some_and(last));
+    if !good {
+        let message = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+        let message = names::regex_message(
+            message,
+            "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+            &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"],
+        );
+        errors.invalid(path, reason, message);
+    }
+}
+
+/// A name that may be part of a URL's path; an empty one is required.
+pub(super) fn path_segment(value: &Value, name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let given = text(value, name);
+    let path = path.child(name);
+    if given.is_empty() {
+        errors.required(&path, "");
+    } else {
+        errors.invalid_each(&path, given, names::path_segment(given, false));
     }
 }
 

@@ -27,7 +27,7 @@ use typed::Kind;
 pub const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Who writes what, when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Context<'a> {
     pub schema: &'a Schema,
     /// The type of the whole object in `schema`.
@@ -46,6 +46,57 @@ pub struct Context<'a> {
     pub reset: &'a [&'a [&'a str]],
     /// Built-in kinds start from upstream's empty Go value, custom ones from nothing.
     pub builtin: bool,
+    /// How objects look in the other versions of their kind, where they look different.
+    pub others: Option<Convert<'a>>,
+}
+
+/// An object of the request's version in another, with the schema that goes with it.
+pub type Convert<'a> = &'a dyn Fn(&Value, &str) -> Option<(Value, &'static Schema, TypeId)>;
+
+/// What a write changed, in every version that owners are recorded in.
+struct Changes<'c> {
+    main: compare::Diff,
+    others: Vec<(String, compare::Diff)>,
+    objects: (&'c Value, &'c Value),
+    ctx: &'c Context<'c>,
+}
+
+impl<'c> Changes<'c> {
+    fn new(main: compare::Diff, old: &'c Value, new: &'c Value, ctx: &'c Context<'c>) -> Self {
+        Self { main, others: Vec::new(), objects: (old, new), ctx }
+    }
+
+    /// The change as owners of `version` see it.
+    fn of(&mut self, version: &str) -> &compare::Diff {
+        let ctx = self.ctx;
+        let Some(convert) = ctx.others.filter(|_| version != ctx.api_version) else { return &self.main };
+        let at = match self.others.iter().position(|(v, _)| v == version) {
+            Some(at) => at,
+            None => {
+                let (old, new) = self.objects;
+                let (Some((old, ..)), Some((new, schema, root))) =
+                    (convert(old, version), convert(new, version))
+                else {
+                    return &self.main;
+                };
+                let mut diff = diff_without_owners(&old, &new, &Context { schema, root, ..*ctx });
+                ctx.without_reset(&mut diff.changed);
+                ctx.without_reset(&mut diff.removed);
+                self.others.push((version.to_owned(), diff));
+                self.others.len() - 1
+            }
+        };
+        &self.others[at].1
+    }
+
+    /// Takes from every owner what it has lost.
+    fn take_from(&mut self, entries: &mut [Entry]) {
+        for entry in entries {
+            let diff = self.of(&entry.api_version);
+            fields_v1::subtract(&mut entry.fields, &diff.changed);
+            fields_v1::subtract(&mut entry.fields, &diff.removed);
+        }
+    }
 }
 
 /// One field another manager owns with another value.
@@ -206,19 +257,17 @@ pub fn update(old: Option<&Value>, new: &mut Value, ctx: &Context<'_>) {
         Some(entries) => entries,
         None => managers::decode(known()).unwrap_or_default(),
     };
-    record(&mut entries, diff, ctx);
+    record(&mut entries, Changes::new(diff, before, new, ctx));
     managers::cap(&mut entries);
     managers::write(new, entries);
 }
 
 /// Books a difference: others lose what changed, the writer gains it.
-fn record(entries: &mut Vec<Entry>, diff: compare::Diff, ctx: &Context<'_>) {
-    for entry in entries.iter_mut() {
-        fields_v1::subtract(&mut entry.fields, &diff.changed);
-        fields_v1::subtract(&mut entry.fields, &diff.removed);
-    }
+fn record(entries: &mut Vec<Entry>, mut changes: Changes<'_>) {
+    let ctx = changes.ctx;
+    changes.take_from(entries);
     entries.retain(|e| !e.fields.is_empty());
-    let mut gained = diff.changed;
+    let mut gained = changes.main.changed;
     strip_unowned(&mut gained);
     if gained.is_empty() {
         return;
@@ -372,8 +421,9 @@ fn attempt(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<V
         && entries.is_empty()
     {
         // Whatever was there before anyone applied has an owner too.
-        let diff = diff_without_owners(&blank(ctx), live, ctx);
-        record(&mut entries, diff, &Context { manager: "before-first-apply", ..*ctx });
+        let (blank, ctx) = (blank(ctx), Context { manager: "before-first-apply", ..*ctx });
+        let diff = diff_without_owners(&blank, live, &ctx);
+        record(&mut entries, Changes::new(diff, &blank, live, &ctx));
     }
 
     let manager = ctx.manager_name();
@@ -388,20 +438,17 @@ fn attempt(live: Option<&Value>, applied: &Value, ctx: &Context<'_>) -> Result<V
     ctx.without_reset(&mut set);
     let merged = prune(merged, &set, last, &entries, ctx)?;
 
-    let compare::Diff { mut changed, mut removed } =
-        diff_without_owners(live.unwrap_or(&empty), &merged, ctx);
-    ctx.without_reset(&mut changed);
-    ctx.without_reset(&mut removed);
-    if !ctx.force && !changed.is_empty() {
-        let conflicts = conflicts(&entries, &changed)?;
+    let mut diff = diff_without_owners(live.unwrap_or(&empty), &merged, ctx);
+    ctx.without_reset(&mut diff.changed);
+    ctx.without_reset(&mut diff.removed);
+    let mut changes = Changes::new(diff, live.unwrap_or(&empty), &merged, ctx);
+    if !ctx.force && !changes.main.changed.is_empty() {
+        let conflicts = conflicts(&entries, &mut changes)?;
         if !conflicts.is_empty() {
             return Err(ApplyError::Conflicts(conflicts));
         }
     }
-    for entry in &mut entries {
-        fields_v1::subtract(&mut entry.fields, &changed);
-        fields_v1::subtract(&mut entry.fields, &removed);
-    }
+    changes.take_from(&mut entries);
     let same = live.is_some_and(|live| same_but_owners(live, &merged));
     let time = if same { before.and_then(|e| e.time) } else { Some(ctx.now.to_string()) };
     strip_unowned(&mut set);
@@ -443,12 +490,12 @@ fn same_but_owners(object: &Value, bare: &Value) -> bool {
         })
 }
 
-fn conflicts(entries: &[Entry], changed: &Set) -> Result<Vec<Conflict>, ApplyError> {
+fn conflicts(entries: &[Entry], changes: &mut Changes<'_>) -> Result<Vec<Conflict>, ApplyError> {
     let mut out = Vec::new();
     for entry in entries {
         let set = entry.set().map_err(ApplyError::Invalid)?;
         let manager = entry.title();
-        for path in set.intersection(changed).paths() {
+        for path in set.intersection(&changes.of(&entry.api_version).changed).paths() {
             out.push(Conflict { manager: manager.clone(), path });
         }
     }

@@ -19,6 +19,7 @@ fn ctx<'a>(group: &str, version: &str, kind: &str, manager: &'a str, api_version
         force: false,
         reset: &[&["status"]],
         builtin: true,
+        others: None,
     }
 }
 

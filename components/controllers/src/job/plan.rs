@@ -226,8 +226,12 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     let leaving_now = i32::try_from(leaving + p.delete.len()).unwrap_or(i32::MAX);
     let kept = running - i32::try_from(p.delete.len()).unwrap_or(0);
     p.status.active = Some(kept).filter(|x| *x != 0);
-    let ready =
-        pods.iter().filter(|x| is_ready(x) && !is_deleting(&x.metadata) && phase(x) == "Running").count();
+    // Those about to go are neither active nor ready: the API server refuses more ready pods than active ones.
+    let going = |x: &Arc<Pod>| p.delete.iter().any(|d| d.metadata.uid == x.metadata.uid);
+    let ready = pods
+        .iter()
+        .filter(|x| is_ready(x) && !is_deleting(&x.metadata) && phase(x) == "Running" && !going(x))
+        .count();
     p.status.ready = Some(i32::try_from(ready).unwrap_or(0));
     p.status.terminating = Some(leaving_now);
     let counted =

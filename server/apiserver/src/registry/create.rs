@@ -104,7 +104,7 @@ impl ApiServer {
         errors.0.extend(schemas::validate(resource, &object, None, warnings).0);
         errors.0.extend(strategy.validate(&object).0);
         if !errors.0.is_empty() {
-            return Err(ApiError::invalid(&resource.group, &resource.kind, meta::name(&object), &errors));
+            return Err(ApiError::invalid(&resource.storage.0, &resource.kind, meta::name(&object), &errors));
         }
         for text in strategy.warnings(&object, None) {
             warnings.push(text);

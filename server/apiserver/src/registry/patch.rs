@@ -106,8 +106,16 @@ impl Patch {
             Self::Strategic(patch) => {
                 let (schema, root) =
                     shape.ok_or_else(|| ApiError::internal("no schema for a strategic merge patch"))?;
-                strategic::apply(object, patch.clone(), schema, root)
-                    .map_err(|e| ApiError::bad_request(e.to_string()))
+                strategic::apply(object, patch.clone(), schema, root).map_err(|e| {
+                    let error = ApiError::bad_request(e.to_string());
+                    // Upstream knows some of these for the client's fault; the others it passes on as its own.
+                    match e {
+                        strategic::Error::NoMergeKey(..) | strategic::Error::NoKeyDeclared(_) => {
+                            error.with_code(500, "")
+                        }
+                        _ => error,
+                    }
+                })
             }
             Self::Apply(_) => Err(ApiError::internal("an apply is no plain patch")),
         }
@@ -143,6 +151,9 @@ pub fn change<'a>(
         let apply =
             |before| patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name);
         let patched = apply(before())?;
+        if meta::name(&patched).is_empty() {
+            return Err(nameless(target.name));
+        }
         let mut found = Vec::new();
         // Built-in kinds are stored as decoding left them.
         let known = (resource.custom.is_none() && resource.is_storage_version()).then_some(old);
@@ -153,9 +164,16 @@ pub fn change<'a>(
     })
 }
 
+/// A patch that took the name away.
+fn nameless(name: &str) -> ApiError {
+    let why = "was undeterminable: name must be provided";
+    ApiError::bad_request(format!("the name of the object ({name} based on URL) {why}"))
+}
+
 /// A patch whose outcome is no object of its kind: upstream blames the patch, and shows what became of the object.
 fn unreadable(patch: &Patch, patched: Value, error: &ApiError) -> ApiError {
-    if error.code != 400 {
+    let undecodable = error.code == 422 && error.message.contains(" cannot be handled as a ");
+    if error.code != 400 && !undecodable {
         return error.clone();
     }
     let why =
@@ -206,13 +224,18 @@ pub fn prepare_apply(target: &Target<'_>, mut config: Value) -> Result<Value, Ap
         .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })?;
     let name = meta::name(&config);
     if name.is_empty() {
-        meta::set(&mut config, "name", target.name);
+        // It may leave the name out; it may not say that there is none.
+        if config["metadata"].get("name").is_some() {
+            return Err(nameless(target.name));
+        }
     } else if name != target.name {
         return Err(ApiError::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({})",
             target.name
         )));
     }
-    super::create::place(resource.namespaced, target.namespace, &mut config)?;
+    if !resource.namespaced || !meta::namespace(&config).is_empty() {
+        super::create::place(resource.namespaced, target.namespace, &mut config)?;
+    }
     Ok(config)
 }

@@ -110,7 +110,7 @@ impl ApiServer {
             errors.0.extend(schemas::validate(resource, &new, Some(old), warnings).0);
             errors.0.extend(strategy.validate_update(&new, old, part).0);
             if !errors.0.is_empty() {
-                return Err(ApiError::invalid(&resource.group, &resource.kind, target.name, &errors));
+                return Err(ApiError::invalid(&resource.storage.0, &resource.kind, target.name, &errors));
             }
         }
         if part.is_empty() {

@@ -68,7 +68,7 @@ fn text<'a>(spec: &'a Value, field: &str) -> &'a str {
 
 /// ClusterIP, NodePort and LoadBalancer Services have an address, unless headless.
 fn wants_address(spec: &Value) -> bool {
-    matches!(text(spec, "type"), "" | "ClusterIP" | "NodePort" | "LoadBalancer")
+    text(spec, "type") != "ExternalName"
 }
 
 fn wants_ports(spec: &Value) -> bool {
@@ -77,6 +77,11 @@ fn wants_ports(spec: &Value) -> bool {
         "LoadBalancer" => spec["allocateLoadBalancerNodePorts"] != Value::Bool(false),
         _ => false,
     }
+}
+
+/// Whether the type may have node ports, given or not.
+fn may_have_ports(spec: &Value) -> bool {
+    matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
 }
 
 fn wants_health_port(spec: &Value) -> bool {
@@ -190,7 +195,13 @@ impl Allocators {
             carry_over(&mut new["spec"], &old["spec"]);
         }
         let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let mut errors = FieldErrors::default();
+        link_addresses(&mut new["spec"], old.map(|o| &o["spec"]));
+        family_policy(&mut new["spec"], old.map(|o| &o["spec"]));
+        // What can not be allocated for is refused before anything else is looked at.
+        let mut errors = kinds::service_addresses(&new["spec"]);
+        if !errors.0.is_empty() {
+            return Err(ApiError::invalid("", "Service", &name, &errors));
+        }
         {
             let mut state = self.state.lock();
             self.address(&mut state, &mut new["spec"], &before, &mut allocation.taken, &mut errors);
@@ -298,8 +309,9 @@ impl Allocators {
             own.push((asked, protocol));
             self.port(state, asked, shared, before, taken, || format!("spec.ports[{i}].nodePort"), errors);
         }
-        let asked = spec["healthCheckNodePort"].as_u64().and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
-        if health && asked == 0 {
+        let given = spec["healthCheckNodePort"].as_i64().unwrap_or(0);
+        let asked = u16::try_from(given).unwrap_or(0);
+        if health && given == 0 {
             if let Some(number) = self.any_port(state) {
                 taken.push(Item::Port(number));
                 spec["healthCheckNodePort"] = number.into();
@@ -370,7 +382,7 @@ fn carry_over(new: &mut Value, old: &Value) {
     }
     let key = |p: &Value| (p["port"].clone(), p["protocol"].clone());
     let kept = wants_ports(new) && wants_ports(old);
-    let dropped = !wants_ports(new) && wants_ports(old);
+    let dropped = !may_have_ports(new) && may_have_ports(old);
     let before: Vec<Value> = old["ports"].as_array().cloned().unwrap_or_default();
     for port in new.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
         let same = before.iter().find(|o| key(o) == key(port));
@@ -400,13 +412,60 @@ fn carry_over(new: &mut Value, old: &Value) {
     }
 }
 
-/// One family is all this server has.
+/// The single address and the list say the same: where a client changed one of them, the other follows.
+fn link_addresses(spec: &mut Value, old: Option<&Value>) {
+    if !wants_address(spec) {
+        return;
+    }
+    let none = |spec: &Value| spec["clusterIPs"].as_array().is_none_or(Vec::is_empty);
+    let one = text(spec, "clusterIP").to_owned();
+    let Some(old) = old else {
+        if !one.is_empty() && none(spec) {
+            spec["clusterIPs"] = json!([one]);
+        }
+        return;
+    };
+    if one == text(old, "clusterIP") {
+        if none(spec) && !none(old) {
+            spec["clusterIPs"] = old["clusterIPs"].clone();
+        }
+    } else if spec["clusterIPs"] == old["clusterIPs"] || (none(spec) && none(old)) {
+        if !one.is_empty() {
+            spec["clusterIPs"] = json!([one]);
+        } else if let Some(spec) = spec.as_object_mut() {
+            spec.remove("clusterIPs");
+        }
+    }
+}
+
+/// One family is all this server has; of headless services without a selector somebody else says where they lead,
+/// so they may have both.
+fn family_policy(spec: &mut Value, old: Option<&Value>) {
+    if !wants_address(spec) || !spec["ipFamilyPolicy"].is_null() {
+        return;
+    }
+    let before = old.map(|o| &o["ipFamilyPolicy"]).filter(|p| !p.is_null());
+    spec["ipFamilyPolicy"] = match before {
+        Some(policy) => policy.clone(),
+        None if text(spec, "clusterIP") == "None" && selects_nothing(spec) => "RequireDualStack".into(),
+        None => "SingleStack".into(),
+    };
+}
+
+fn selects_nothing(spec: &Value) -> bool {
+    spec["selector"].as_object().is_none_or(|s| s.is_empty())
+}
+
 fn families(spec: &mut Value) {
     if spec["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
         spec["ipFamilies"] = json!(["IPv4"]);
     }
-    if spec["ipFamilyPolicy"].is_null() {
-        spec["ipFamilyPolicy"] = "SingleStack".into();
+    let dual = text(spec, "clusterIP") == "None"
+        && selects_nothing(spec)
+        && text(spec, "ipFamilyPolicy") != "SingleStack";
+    if let Some([one]) = spec["ipFamilies"].as_array().map(Vec::as_slice).filter(|_| dual) {
+        let other = if one == "IPv4" { "IPv6" } else { "IPv4" };
+        spec["ipFamilies"] = json!([one, other]);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Endpoints, the older form of endpoint slices.
 
-use super::service::not_special;
+use super::addresses::not_special;
 use crate::kind::{Kind, Metadata};
-use crate::support::{at, has, int, ip, items, items_mut, label, one_of, port_number, preset, text};
+use crate::support::{at, has, int, ip, is_ip, items, items_mut, label, one_of, port_number, preset, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use serde_json::Value;
@@ -25,8 +25,11 @@ pub(crate) fn is_own(object: &Value) -> bool {
 
 /// An address that traffic can be sent to.
 pub(crate) fn endpoint_ip(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
-    ip(address, path, errors);
-    not_special(address, path, errors);
+    if is_ip(address) {
+        not_special(address, path, errors);
+    } else {
+        errors.invalid(path, address, "must be a valid IP address");
+    }
 }
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
@@ -41,17 +44,16 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
             let addresses = at_i.child(list);
             for (n, address) in items(subset, list).iter().enumerate() {
                 let path = addresses.index(n);
-                if own {
-                    ip(text(address, "ip"), &path.child("ip"), errors);
-                } else {
-                    endpoint_ip(text(address, "ip"), &path.child("ip"), errors);
-                }
+                ip(text(address, "ip"), &path.child("ip"), errors);
                 if !text(address, "hostname").is_empty() {
                     label(text(address, "hostname"), &path.child("hostname"), errors);
                 }
                 if has(address, "nodeName") {
                     let node = text(address, "nodeName");
                     errors.invalid_each(&path.child("nodeName"), node, names::dns1123_subdomain(node));
+                }
+                if !own {
+                    endpoint_ip(text(address, "ip"), &path.child("ip"), errors);
                 }
             }
         }

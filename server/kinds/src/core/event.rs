@@ -1,52 +1,132 @@
 //! Events, stored in their core form for both groups.
 
-use crate::kind::Kind;
-use crate::support::{at, text};
+use crate::kind::{Check, Kind, Metadata};
+use crate::support::{at, has, immutable, immutable_text, int, same, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::{meta, names};
 use serde_json::Value;
 
-pub(super) const KIND: Kind = Kind::namespaced("", "Event").validate(validate).select(select);
+/// Events of the core group: hardly checked, for old clients' sake.
+pub(super) const KIND: Kind = Kind::namespaced("", "Event")
+    .named(names::path_segment)
+    .metadata(Metadata::Plain)
+    .validate(|o, errors| any_event(o, "reportingComponent", errors))
+    .select(select);
 
-fn validate(object: &Value, errors: &mut FieldErrors) {
+/// Events of the newer group, in their core form.
+pub(super) const NEW: Kind = Kind::namespaced("events.k8s.io", "Event")
+    .checks(&[Check::MetaChange, Check::Change])
+    .validate(|o, errors| {
+        any_event(o, "reportingController", errors);
+        new_event(o, errors);
+    })
+    .validate_update(change)
+    .select(select);
+
+const MOST: &[(&str, usize)] =
+    &[("reportingInstance", 128), ("action", 128), ("reason", 128), ("message", 1024)];
+
+/// What both groups ask for. The reporter's field has a name in each.
+fn any_event(object: &Value, reporter: &str, errors: &mut FieldErrors) {
     let namespace = text(at(object, "involvedObject"), "namespace");
     let own = meta::namespace(object);
     let path = Path::new("involvedObject.namespace");
-    if namespace.is_empty() {
-        // Events on cluster objects live in the default namespace or in kube-system.
-        if !matches!(own, "default" | "kube-system" | "") {
-            errors.invalid(&path, namespace, "does not match event.namespace");
-        }
-    } else if namespace != own {
+    let new = !text(object, "eventTime").is_empty();
+    // Events on cluster objects live in the default namespace, newer ones in kube-system too.
+    let placed = match (namespace, own) {
+        ("", "default") => true,
+        ("", "kube-system") => new,
+        ("", own) => own.is_empty(),
+        _ => new || namespace == own,
+    };
+    if !placed {
         errors.invalid(&path, namespace, "does not match event.namespace");
     }
-    // Events of the newer group carry a time in micros and say who reports.
-    if text(object, "eventTime").is_empty() {
+    if !new {
         return;
     }
     let controller = text(object, "reportingComponent");
     if controller.is_empty() {
-        errors.required(&Path::new("reportingController"), "");
-    } else {
-        errors.invalid_each(&Path::new("reportingController"), controller, names::qualified_name(controller));
+        errors.required(&Path::new(reporter), "");
     }
-    let instance = text(object, "reportingInstance");
-    if instance.is_empty() {
-        errors.required(&Path::new("reportingInstance"), "");
-    } else if instance.len() > 128 {
-        errors.invalid(&Path::new("reportingInstance"), "", "can have at most 128 characters");
-    }
-    for (field, most) in [("action", 128), ("reason", 128)] {
-        match text(object, field) {
-            "" => errors.required(&Path::new(field), ""),
-            long if long.len() > most => {
-                errors.invalid(&Path::new(field), "", format!("can have at most {most} characters"));
-            }
-            _ => {}
+    errors.invalid_each(&Path::new(reporter), controller, names::qualified_name(controller));
+    for (field, most) in MOST {
+        let value = text(object, field);
+        if value.is_empty() && *field != "message" {
+            errors.required(&Path::new(field), "");
+        }
+        if value.len() > *most {
+            errors.invalid(&Path::new(field), "", format!("can have at most {most} characters"));
         }
     }
-    if text(object, "message").len() > 1024 {
-        errors.invalid(&Path::new("message"), "", "can have at most 1024 characters");
+}
+
+fn new_event(object: &Value, errors: &mut FieldErrors) {
+    series(object, errors);
+    if text(object, "eventTime").is_empty() {
+        errors.required(&Path::new("eventTime"), "");
+    }
+    let kind = text(object, "type");
+    if !["Normal", "Warning"].contains(&kind) {
+        errors.invalid(&Path::new("type"), "", format!("has invalid value: {kind}"));
+    }
+    let source = at(object, "source");
+    for (name, unset) in [
+        ("firstTimestamp", !has(object, "firstTimestamp")),
+        ("lastTimestamp", !has(object, "lastTimestamp")),
+        ("count", int(object, "count").unwrap_or(0) == 0),
+        ("source", text(source, "component").is_empty() && text(source, "host").is_empty()),
+    ] {
+        if !unset {
+            errors.invalid(&Path::new(name), "", "needs to be unset");
+        }
+    }
+}
+
+fn series(object: &Value, errors: &mut FieldErrors) {
+    let series = at(object, "series");
+    if series.is_null() {
+        return;
+    }
+    if int(series, "count").unwrap_or(0) < 2 {
+        errors.invalid(&Path::new("series.count"), "", "should be at least 2");
+    }
+    if !has(series, "lastObservedTime") {
+        errors.required(&Path::new("series.lastObservedTime"), "");
+    }
+}
+
+/// Of a newer event, its series changes and nothing else.
+fn change(new: &Value, old: &Value, _: &str, errors: &mut FieldErrors) {
+    any_event(new, "reportingController", errors);
+    if !same(new.get("series"), old.get("series")) {
+        series(new, errors);
+    }
+    for (name, shown, is_text) in [
+        ("involvedObject", "involvedObject", false),
+        ("reason", "reason", true),
+        ("message", "message", true),
+        ("source", "source", false),
+        ("firstTimestamp", "firstTimestamp", false),
+        ("lastTimestamp", "lastTimestamp", false),
+        ("count", "count", false),
+        ("reason", "reason", true),
+        ("type", "type", true),
+        ("eventTime", "eventTime", false),
+        ("action", "action", true),
+        ("related", "related", false),
+        ("reportingComponent", "reportingController", true),
+        ("reportingInstance", "reportingInstance", true),
+    ] {
+        let path = Path::new(shown);
+        if is_text {
+            immutable_text(text(new, name), text(old, name), &path, errors);
+        } else if name == "count" {
+            let count = |o: &Value| Value::from(int(o, name).unwrap_or(0));
+            immutable(&count(new), &count(old), &path, errors);
+        } else {
+            immutable(at(new, name), at(old, name), &path, errors);
+        }
     }
 }
 

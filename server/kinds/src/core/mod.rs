@@ -1,5 +1,6 @@
 //! The core group.
 
+mod addresses;
 mod affinity;
 mod claims;
 mod config;
@@ -18,12 +19,16 @@ mod resources;
 mod secret;
 mod security;
 mod service;
+mod sources;
 mod volume;
 mod volumes;
 pub(super) mod warnings;
 
+pub(super) use addresses::cluster as cluster_addresses;
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
+pub(super) use resources::container_resource_name;
+pub(super) use volume::inline as inline_volume;
 
 use super::kind::{Kind, Metadata};
 
@@ -37,6 +42,7 @@ pub(super) static KINDS: &[Kind] = &[
     Kind::namespaced("", "ServiceAccount").metadata(Metadata::Both),
     endpoints::KIND,
     event::KIND,
+    event::NEW,
     claims::KIND,
     volume::KIND,
     limits::LIMIT_RANGE,

@@ -538,6 +538,7 @@ mod tests {
             force: false,
             reset: &[&["status"]],
             builtin: true,
+            others: None,
         };
         machinery::apply::update(None, &mut object, &context);
         assert_eq!(

@@ -1,7 +1,9 @@
 //! Defaults of pods and pod templates: upstream's `SetDefaults_Pod`, `_PodSpec`, `_Container`, `_Probe`, `_Volume`
 //! and their like.
 
-use crate::support::{at, flag, has, int, items_mut, map_mut, preset, preset_int, some_mut, text};
+use crate::support::{
+    at, flag, has, int, items_mut, map_mut, preset, preset_int, preset_pointer, some_mut, text,
+};
 use machinery::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
@@ -276,7 +278,11 @@ pub(crate) fn volume_source(source: &mut Value) {
     for (name, defaults) in sets {
         if let Some(inner) = some_mut(source, name) {
             for (field, value) in *defaults {
-                preset(inner, field, *value);
+                if *name == "azureDisk" {
+                    preset_pointer(inner, field, *value);
+                } else {
+                    preset(inner, field, *value);
+                }
             }
             if *name == "azureDisk" {
                 preset(inner, "readOnly", false);

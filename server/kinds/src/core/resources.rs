@@ -80,6 +80,20 @@ fn container_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     }
 }
 
+/// A container's resource, where it is named alone: one that upstream knows, besides what it says of containers'.
+pub(crate) fn container_resource_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    any_name(name, path, errors);
+    if !name.contains('/') {
+        if !STANDARD_CONTAINER.contains(&name) && !is_hugepages(name) {
+            errors.invalid(path, name, "must be a standard resource for containers");
+        }
+    } else if !is_native(name)
+        && (!is_extended(name) || !names::qualified_name(&format!("requests.{name}")).is_empty())
+    {
+        errors.invalid(path, name, "doesn't follow extended resource name standard");
+    }
+}
+
 /// A name in a quota or limit range.
 pub(super) fn any_name(name: &str, path: &Path<'_>, errors: &mut FieldErrors) {
     let bad = names::qualified_name(name);

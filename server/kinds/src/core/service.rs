@@ -1,18 +1,17 @@
 //! Services. Cluster addresses and node ports are allocated elsewhere; here is what the object says of them.
 
-use crate::kind::{Kind, Metadata, carry};
+use super::addresses;
+use crate::kind::{Kind, carry};
 use crate::support::{
-    at, cidr, has, int, ip, items, items_mut, label, one_of, one_of_if_set, one_of_pointer, port_number,
-    port_or_name, preset, same, some_mut, text, texts, with_spec,
+    at, cidr, has, int, ip, items, items_mut, label, one_of, one_of_pointer, port_number, port_or_name,
+    preset, preset_pointer, same, some_mut, text, texts, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_labels;
 use machinery::names;
 use serde_json::{Value, json};
-use std::net::IpAddr;
 
 pub(super) const KIND: Kind = Kind::namespaced("", "Service")
-    .metadata(Metadata::Both)
     .changes_first()
     .named(names::name_is_label)
     .status()
@@ -55,7 +54,6 @@ fn warnings(spec: &Value) -> Vec<String> {
 }
 
 const AFFINITY_SECONDS: i64 = 86400;
-const KUBELET_PORT: i64 = 10250;
 
 fn default(object: &mut Value) {
     with_spec(object, |spec| {
@@ -88,7 +86,7 @@ fn default(object: &mut Value) {
             preset(spec, "externalTrafficPolicy", "Cluster");
         }
         if kind != "ExternalName" {
-            preset(spec, "internalTrafficPolicy", "Cluster");
+            preset_pointer(spec, "internalTrafficPolicy", "Cluster");
         }
         if kind == "LoadBalancer" {
             preset(spec, "allocateLoadBalancerNodePorts", true);
@@ -98,7 +96,7 @@ fn default(object: &mut Value) {
         && let Some(balancer) = some_mut(status, "loadBalancer")
     {
         for ingress in items_mut(balancer, "ingress").filter(|i| !text(i, "ip").is_empty()) {
-            preset(ingress, "ipMode", "VIP");
+            preset_pointer(ingress, "ipMode", "VIP");
         }
     }
 }
@@ -108,11 +106,7 @@ fn needs_cluster_ip(spec: &Value) -> bool {
 }
 
 fn needs_node_ports(spec: &Value) -> bool {
-    match text(spec, "type") {
-        "NodePort" => true,
-        "LoadBalancer" => at(spec, "allocateLoadBalancerNodePorts").as_bool() != Some(false),
-        _ => false,
-    }
+    matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
 }
 
 fn needs_health_port(spec: &Value) -> bool {
@@ -121,7 +115,7 @@ fn needs_health_port(spec: &Value) -> bool {
 
 fn needs_traffic_policy(spec: &Value) -> bool {
     matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
-        || (needs_cluster_ip(spec) && !items(spec, "externalIPs").is_empty())
+        || (text(spec, "type") == "ClusterIP" && !items(spec, "externalIPs").is_empty())
 }
 
 fn update(object: &mut Value, old: &Value, subresource: &str) {
@@ -146,7 +140,7 @@ fn keep_allocated(spec: &mut Value, before: &Value) {
                     carry(spec, before, member);
                 }
             }
-            if text(spec, "ipFamilyPolicy").is_empty() {
+            if !has(spec, "ipFamilyPolicy") {
                 carry(spec, before, "ipFamilyPolicy");
             }
         }
@@ -223,7 +217,7 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     }
     validate_labels(spec.get("selector"), &SPEC.child("selector"), errors);
     affinity(spec, errors);
-    addresses(spec, errors);
+    addresses::all(spec, errors);
     one_of(spec, "type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], &SPEC, errors);
     let mut node_ports: Vec<(&str, i64)> = Vec::new();
     let mut plain: Vec<(&str, i64)> = Vec::new();
@@ -256,20 +250,8 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
 fn by_type(spec: &Value, kind: &str, headless: bool, errors: &mut FieldErrors) {
     let first = SPEC.child("clusterIPs");
     match kind {
-        "LoadBalancer" => {
-            let ports = SPEC.child("ports");
-            for (i, _) in
-                items(spec, "ports").iter().enumerate().filter(|(_, p)| int(p, "port") == Some(KUBELET_PORT))
-            {
-                errors.invalid(
-                    &ports.index(i),
-                    KUBELET_PORT,
-                    format!("may not expose port {KUBELET_PORT} externally since it is used by kubelet"),
-                );
-            }
-            if headless {
-                errors.invalid(&first.index(0), "None", "may not be set to 'None' for LoadBalancer services");
-            }
+        "LoadBalancer" if headless => {
+            errors.invalid(&first.index(0), "None", "may not be set to 'None' for LoadBalancer services");
         }
         "NodePort" if headless => {
             errors.invalid(&first.index(0), "None", "may not be set to 'None' for NodePort services");
@@ -344,74 +326,6 @@ fn affinity(spec: &Value, errors: &mut FieldErrors) {
     }
 }
 
-fn addresses(spec: &Value, errors: &mut FieldErrors) {
-    let cluster = SPEC.child("clusterIPs");
-    let given: Vec<&str> = texts(spec, "clusterIPs").collect();
-    for (i, address) in given.iter().enumerate() {
-        if *address == "None" {
-            if given.len() > 1 {
-                errors.invalid(&cluster.index(i), *address, "'None' must be the first and only value");
-            }
-        } else {
-            ip(address, &cluster.index(i), errors);
-        }
-    }
-    let single = text(spec, "clusterIP");
-    if given.first().is_some_and(|f| *f != single) {
-        errors.invalid(&cluster, Value::from(given.clone()), "first value must match `clusterIP`");
-    }
-    if given.is_empty() && !single.is_empty() && single != "None" {
-        ip(single, &SPEC.child("clusterIP"), errors);
-    }
-    let families = SPEC.child("ipFamilies");
-    let named: Vec<&str> = texts(spec, "ipFamilies").collect();
-    for (i, family) in named.iter().enumerate() {
-        if !["IPv4", "IPv6"].contains(family) {
-            errors.not_supported(&families.index(i), *family, &["IPv4", "IPv6"]);
-        }
-        if named[..i].contains(family) {
-            errors.duplicate(&families.index(i), *family);
-        }
-    }
-    one_of_pointer(
-        spec,
-        "ipFamilyPolicy",
-        &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        &SPEC,
-        errors,
-    );
-    let external = SPEC.child("externalIPs");
-    for (i, address) in texts(spec, "externalIPs").enumerate() {
-        ip(address, &external.index(i), errors);
-        not_special(address, &external.index(i), errors);
-    }
-}
-
-/// Addresses that can only mean this very machine or link.
-pub(crate) fn not_special(address: &str, path: &Path<'_>, errors: &mut FieldErrors) {
-    let Ok(parsed) = address.parse::<IpAddr>() else { return };
-    if parsed.is_unspecified() {
-        errors.invalid(path, address, format!("may not be unspecified ({address})"));
-    }
-    if parsed.is_loopback() {
-        errors.invalid(path, address, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
-    }
-    let (link, multicast) = match parsed {
-        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
-        IpAddr::V6(v6) => (v6.segments()[0] & 0xffc0 == 0xfe80, v6.segments()[0] == 0xff02),
-    };
-    if link {
-        errors.invalid(path, address, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
-    }
-    if multicast {
-        errors.invalid(
-            path,
-            address,
-            "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)",
-        );
-    }
-}
-
 fn balancer_fields(spec: &Value, kind: &str, errors: &mut FieldErrors) {
     const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
     let ranges = SPEC.child("LoadBalancerSourceRanges");
@@ -423,30 +337,41 @@ fn balancer_fields(spec: &Value, kind: &str, errors: &mut FieldErrors) {
             cidr(range.trim(), &ranges.index(i), errors);
         }
     }
-    for member in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-        if has(spec, member) && kind != "LoadBalancer" {
-            errors.forbidden(&SPEC.child(member), ONLY);
-        }
+    let allocate = "allocateLoadBalancerNodePorts";
+    if has(spec, allocate) && kind != "LoadBalancer" {
+        errors.forbidden(&SPEC.child(allocate), ONLY);
     }
     if kind == "LoadBalancer" && !has(spec, "allocateLoadBalancerNodePorts") {
-        errors.required(&SPEC.child("allocateLoadBalancerNodePorts"), "");
+        errors.required(&Path::new(allocate), "");
     }
-    let class = text(spec, "loadBalancerClass");
-    if has(spec, "loadBalancerClass") {
-        errors.invalid_each(&SPEC.child("loadBalancerClass"), class, names::qualified_name(class));
-    }
+    balancer_class(spec, errors);
 }
 
 fn traffic(spec: &Value, errors: &mut FieldErrors) {
     let policy = text(spec, "externalTrafficPolicy");
-    if !policy.is_empty() && !needs_traffic_policy(spec) {
+    if needs_traffic_policy(spec) {
+        one_of(spec, "externalTrafficPolicy", &["Cluster", "Local"], &SPEC, errors);
+    } else if !policy.is_empty() {
         errors.invalid(
             &SPEC.child("externalTrafficPolicy"),
             policy,
             "may only be set for externally-accessible services",
         );
-    } else {
-        one_of_if_set(spec, "externalTrafficPolicy", &["Cluster", "Local"], &SPEC, errors);
+    }
+    let health = int(spec, "healthCheckNodePort").unwrap_or(0);
+    let at_health = SPEC.child("healthCheckNodePort");
+    match (needs_health_port(spec), health) {
+        (true, 0) => errors.required(&at_health, ""),
+        (true, port) => port_number(port, &at_health, errors),
+        (false, 0) => {}
+        (false, port) => errors.invalid(
+            &at_health,
+            port,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        ),
+    }
+    if !has(spec, "internalTrafficPolicy") && (needs_node_ports(spec) || text(spec, "type") == "ClusterIP") {
+        errors.required(&SPEC.child("internalTrafficPolicy"), "");
     }
     one_of_pointer(spec, "internalTrafficPolicy", &["Cluster", "Local"], &SPEC, errors);
     one_of_pointer(
@@ -456,14 +381,6 @@ fn traffic(spec: &Value, errors: &mut FieldErrors) {
         &SPEC,
         errors,
     );
-    let health = int(spec, "healthCheckNodePort").unwrap_or(0);
-    if health != 0 && !needs_health_port(spec) {
-        errors.invalid(
-            &SPEC.child("healthCheckNodePort"),
-            health,
-            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
-        );
-    }
 }
 
 fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
@@ -484,6 +401,13 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
             if !address.is_empty() {
                 ip(address, &at_i.child("ip"), errors);
             }
+            match (ingress.get("ipMode").and_then(Value::as_str), address.is_empty()) {
+                (None, false) => errors.required(&at_i.child("ipMode"), "must be specified when `ip` is set"),
+                (Some(_), true) => {
+                    errors.forbidden(&at_i.child("ipMode"), "may not be specified when `ip` is not set");
+                }
+                _ => one_of_pointer(ingress, "ipMode", &["Proxy", "VIP"], &at_i, errors),
+            }
             let host = text(ingress, "hostname");
             if !host.is_empty() {
                 errors.invalid_each(&at_i.child("hostname"), host, names::dns1123_subdomain(host));
@@ -495,27 +419,33 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
         return;
     }
     let (spec, before) = (at(new, "spec"), at(old, "spec"));
-    if !needs_cluster_ip(spec) || !needs_cluster_ip(before) {
+    if needs_cluster_ip(spec) && needs_cluster_ip(before) {
+        addresses::kept(spec, before, errors);
+    }
+    if text(spec, "type") == "LoadBalancer" && text(before, "type") == "LoadBalancer" {
+        let class = at(spec, "loadBalancerClass");
+        if class != at(before, "loadBalancerClass") {
+            errors.invalid(&SPEC.child("loadBalancerClass"), class.clone(), "may not change once set");
+        }
+    }
+    balancer_class(spec, errors);
+    if needs_health_port(before)
+        && needs_health_port(spec)
+        && int(spec, "healthCheckNodePort") != int(before, "healthCheckNodePort")
+    {
+        errors.forbidden(&SPEC.child("healthCheckNodePort"), "field is immutable");
+    }
+}
+
+fn balancer_class(spec: &Value, errors: &mut FieldErrors) {
+    let (path, class) = (SPEC.child("loadBalancerClass"), text(spec, "loadBalancerClass"));
+    if !has(spec, "loadBalancerClass") {
         return;
     }
-    let first = |s: &Value| {
-        texts(s, "clusterIPs").next().map_or_else(|| text(s, "clusterIP").to_string(), String::from)
-    };
-    let was = first(before);
-    if !was.is_empty() && was != first(spec) {
-        let path = SPEC.child("clusterIPs");
-        let value = Value::from(texts(spec, "clusterIPs").collect::<Vec<_>>());
-        errors.invalid(&path.index(0), value, "may not change once set");
-    }
-    if text(spec, "type") == "LoadBalancer"
-        && text(before, "type") == "LoadBalancer"
-        && text(spec, "loadBalancerClass") != text(before, "loadBalancerClass")
-    {
-        errors.invalid(
-            &SPEC.child("loadBalancerClass"),
-            text(spec, "loadBalancerClass"),
-            "may not change once set",
-        );
+    if text(spec, "type") == "LoadBalancer" {
+        errors.invalid_each(&path, class, names::qualified_name(class));
+    } else {
+        errors.forbidden(&path, "may only be used when `type` is 'LoadBalancer'");
     }
 }
 
@@ -533,6 +463,10 @@ mod tests {
 
     fn service(spec: Value) -> Value {
         let mut object = json!({"metadata": {"name": "s", "namespace": "default"}, "spec": spec});
+        // As the allocator links them.
+        if !text(&object["spec"], "clusterIP").is_empty() {
+            object["spec"]["clusterIPs"] = json!([object["spec"]["clusterIP"]]);
+        }
         (&SERVICE).default(&mut object);
         (&SERVICE).prepare_for_create(&mut object);
         object

@@ -20,6 +20,11 @@ pub(crate) fn template(object: &Value, old: Option<&Value>) -> Vec<String> {
     pod(&spec(object), before.as_ref(), "spec.template.spec")
 }
 
+/// Warnings of a pod template that stands at `path`.
+pub(crate) fn template_at(template: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
+    pod(at(template, "spec"), old.map(|o| at(o, "spec")), &format!("{path}.spec"))
+}
+
 /// Warnings of a pod spec that stands at `path`; none when an update leaves the spec as it was.
 pub(super) fn pod(spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
     let mut out = Vec::new();
