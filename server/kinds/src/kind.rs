@@ -41,6 +41,7 @@ pub struct Kind {
     create: Option<Default>,
     update: Option<Update>,
     validate: Option<Validate>,
+    validate_new: Option<Validate>,
     validate_update: Option<ValidateUpdate>,
     select: Option<Select>,
     grace: Option<Grace>,
@@ -65,6 +66,7 @@ impl Kind {
             create: None,
             update: None,
             validate: None,
+            validate_new: None,
             validate_update: None,
             select: None,
             grace: None,
@@ -150,6 +152,12 @@ impl Kind {
         self
     }
 
+    /// Checks of a new object, after those of any.
+    pub const fn validate_new(mut self, f: Validate) -> Self {
+        self.validate_new = Some(f);
+        self
+    }
+
     /// Checks of a change, besides [`validate`](Self::validate).
     pub const fn validate_update(mut self, f: ValidateUpdate) -> Self {
         self.validate_update = Some(f);
@@ -223,6 +231,8 @@ pub enum Metadata {
     Update,
     /// On updates, as of a new object and that it changed rightly.
     Both,
+    /// [`Both`](Self::Both), and as of a new object once more.
+    BothTwice,
     /// On updates, as of a new object.
     Whole,
     /// As [`Update`](Self::Update), with finalizers of any name.
@@ -297,7 +307,7 @@ impl Strategy for &'static Kind {
 
     fn validate(&self, object: &Value) -> FieldErrors {
         let mut errors = self.validate_meta(object);
-        if let Some(f) = self.validate {
+        for f in [self.validate, self.validate_new].into_iter().flatten() {
             f(object, &mut errors);
         }
         errors
@@ -320,7 +330,10 @@ impl Strategy for &'static Kind {
         if let Some(f) = self.validate_update.filter(|_| self.changes_first) {
             f(object, old, subresource, &mut errors);
         }
-        if main && matches!(self.meta, Metadata::Both | Metadata::Whole) {
+        if main && matches!(self.meta, Metadata::Both | Metadata::BothTwice | Metadata::Whole) {
+            errors.extend(self.validate_meta(object));
+        }
+        if main && matches!(self.meta, Metadata::BothTwice) {
             errors.extend(self.validate_meta(object));
         }
         if let Some(f) = self.validate.filter(|_| main) {

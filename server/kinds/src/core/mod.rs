@@ -12,18 +12,24 @@ mod namespace;
 mod node;
 mod pod;
 pub(super) mod pod_defaults;
+mod pod_resize;
 pub(super) mod pod_spec;
+mod pod_status;
+mod pod_update;
 mod qos;
 mod resources;
 mod secret;
 mod security;
 mod service;
 mod volume;
+mod volume_plugins;
 mod volumes;
 pub(super) mod warnings;
 
+pub(super) use affinity::tolerations;
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
+pub(super) use resources::container_amount;
 
 use super::kind::{Kind, Metadata};
 

@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 /// Defaults of a pod alone, not of templates.
 pub(crate) fn pod(object: &mut Value) {
+    if let Some(status) = some_mut(object, "status") {
+        super::pod_status::same_ips(status);
+    }
     let Some(spec) = some_mut(object, "spec") else { return };
     pod_spec(spec);
     preset(spec, "enableServiceLinks", true);
