@@ -65,7 +65,7 @@ pub(super) fn validate_of(pod: &str, spec: &Value, path: &Path<'_>, errors: &mut
 }
 
 fn one_of_preemption(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    crate::support::one_of_if_set(spec, "preemptionPolicy", &["Never", "PreemptLowerPriority"], path, errors);
+    crate::support::one_of_if_set(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path, errors);
 }
 
 fn operating_system(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {

@@ -63,7 +63,7 @@ pub(super) fn spec(new: &Value, old: &Value, errors: &mut FieldErrors) {
         if !items(before, "schedulingGates").iter().any(|g| text(g, "name") == text(gate, "name")) {
             let name = text(gate, "name");
             let detail = format!("only deletion is allowed, but found new scheduling gate '{name}'");
-            errors.forbidden(&gates.index(i), detail);
+            errors.forbidden(&gates.index(i).child("name"), detail);
         }
     }
     if exactly(Some(spec), Some(before)) {
