@@ -3,7 +3,7 @@
 
 const DNS1123_LABEL: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
 const DNS1123_SUBDOMAIN: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
-const UNDERSCORED_SUBDOMAIN: &str = "[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
+const UNDERSCORED_SUBDOMAIN: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*";
 const DNS1035_LABEL: &str = "[a-z]([-a-z0-9]*[a-z0-9])?";
 const QUALIFIED: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const LABEL_VALUE: &str = "(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?";
@@ -111,9 +111,12 @@ pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
     if value.len() > 253 {
         out.push(max_len_message(253));
     }
-    if !matches_subdomain(&value.replace('_', "a"))
-        || value.split('.').any(|p| p.starts_with('_') || p.ends_with('_'))
-    {
+    // Each label may start with one underscore.
+    let good = value.split('.').all(|part| {
+        let part = part.strip_prefix('_').unwrap_or(part);
+        !part.starts_with('_') && !part.ends_with('_') && matches_subdomain(&part.replace('_', "a"))
+    });
+    if !good {
         out.push(regex_message(
             "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
             UNDERSCORED_SUBDOMAIN,

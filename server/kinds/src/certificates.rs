@@ -6,13 +6,15 @@ use crate::user::UserInfo;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{SecondsFormat, Utc};
-use machinery::field::{FieldErrors, Path};
+use machinery::field::{FieldError, FieldErrors, Path};
+use machinery::names;
 use serde_json::Value;
 
 const GROUP: &str = "certificates.k8s.io";
 
 pub(super) static KINDS: &[Kind] = &[
     Kind::cluster(GROUP, "CertificateSigningRequest")
+        .named(names::path_segment)
         .status()
         .attribute(requester)
         .on_update(update)
@@ -41,9 +43,9 @@ pub(super) static KINDS: &[Kind] = &[
     }),
 ];
 
-/// `signer:name` or a plain name.
-fn bundle_name(name: &str, prefix: bool) -> Vec<String> {
-    machinery::names::name_is_subdomain(&name.replace(':', "."), prefix)
+/// `signer:name`, the slashes of the signer colons too, or a plain name.
+pub(super) fn bundle_name(name: &str, prefix: bool) -> Vec<String> {
+    names::name_is_subdomain(name.rsplit(':').next().unwrap_or(name), prefix)
 }
 
 /// A request says who made it, whatever the client wrote there.
@@ -74,7 +76,11 @@ fn update(object: &mut Value, old: &Value, subresource: &str) {
         if object.get("status").is_none_or(|s| !s.is_object()) {
             object["status"] = serde_json::json!({});
         }
-        object["status"]["conditions"] = wanted;
+        match object.get_mut("status").and_then(Value::as_object_mut) {
+            Some(status) if wanted.as_array().is_none_or(Vec::is_empty) => drop(status.remove("conditions")),
+            Some(status) => drop(status.insert("conditions".into(), wanted)),
+            None => {}
+        }
     }
     if !subresource.is_empty() {
         stamp(object, old);
@@ -135,10 +141,11 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     let request = text(spec, "request");
     let pem = STANDARD.decode(request).ok().filter(|pem| kit::pki::Request::from_pem(pem).is_ok());
     if pem.is_none() {
-        errors.invalid(&path.child("request"), request, "PEM block type must be CERTIFICATE REQUEST");
+        let shown = if request.is_empty() { Value::Null } else { request.into() };
+        errors.invalid(&path.child("request"), shown, "PEM block type must be CERTIFICATE REQUEST");
     }
     if items(spec, "usages").is_empty() {
-        errors.required(&path.child("usages"), "usages is required for certificates.k8s.io/v1 requests");
+        errors.required(&path.child("usages"), "");
     }
     let usages = path.child("usages");
     let mut seen: Vec<&str> = Vec::new();
@@ -152,26 +159,10 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     }
     let signer = text(spec, "signerName");
     let at_signer = path.child("signerName");
-    match signer.split_once('/') {
-        _ if signer.is_empty() => errors.required(&at_signer, ""),
-        _ if signer == "kubernetes.io/legacy-unknown" => {
-            errors.invalid(&at_signer, signer, "the legacy signerName is not allowed via this API version")
-        }
-        None => errors.invalid(
-            &at_signer,
-            signer,
-            "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-        ),
-        Some((domain, _)) if !domain.contains('.') => {
-            errors.invalid(
-                &at_signer,
-                domain,
-                "should be a domain with at least two segments separated by dots",
-            );
-        }
-        Some((domain, _)) => {
-            errors.invalid_each(&at_signer, domain, machinery::names::dns1123_subdomain(domain))
-        }
+    if signer == "kubernetes.io/legacy-unknown" {
+        errors.invalid(&at_signer, signer, "the legacy signerName is not allowed via this API version");
+    } else {
+        signer_name(signer, &at_signer, errors);
     }
     if let Some(n) = int(spec, "expirationSeconds").filter(|n| *n < 600) {
         errors.invalid(
@@ -182,7 +173,71 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     }
 }
 
+/// `domain/path`: a domain of two labels at least, and a path of subdomains between dots.
+pub(super) fn signer_name(signer: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    if signer.is_empty() {
+        errors.required(path, "");
+        return;
+    }
+    let Some((domain, own)) = signer.split_once('/').filter(|(_, own)| !own.contains('/')) else {
+        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        errors.invalid(path, signer, detail);
+        return;
+    };
+    if domain.len() > 253 {
+        errors.push(FieldError::too_long(path, 253));
+    }
+    labels(domain, names::dns1123_label, path, errors);
+    if !domain.contains('.') {
+        errors.invalid(path, domain, "should be a domain with at least two segments separated by dots");
+    }
+    labels(own, names::dns1123_subdomain, path, errors);
+    if own.len() > 317 {
+        errors.push(FieldError::too_long(path, 317));
+    }
+}
+
+/// The first bad part between dots is told, the others would say the same.
+fn labels(segment: &str, check: fn(&str) -> Vec<String>, path: &Path<'_>, errors: &mut FieldErrors) {
+    let Some(label) = segment.split('.').find(|l| !check(l).is_empty()) else { return };
+    for why in check(label) {
+        let detail = format!("validating label {}: {why}", machinery::field::quote(label));
+        errors.invalid(path, segment, detail);
+    }
+}
+
+fn check_conditions(object: &Value, errors: &mut FieldErrors) {
+    let path = Path::new("status.conditions");
+    let all = items(at(object, "status"), "conditions");
+    for (i, condition) in all.iter().enumerate() {
+        let at_i = path.index(i);
+        let kind = text(condition, "type");
+        if kind.is_empty() {
+            errors.required(&at_i.child("type"), "");
+        }
+        let allowed: &[&str] = match kind {
+            "Approved" | "Denied" | "Failed" => &["True"],
+            _ => &["False", "True", "Unknown"],
+        };
+        crate::support::one_of(condition, "status", allowed, &at_i, errors);
+        let against = match kind {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if !against.is_empty() && all[..i].iter().any(|c| text(c, "type") == against) {
+            errors.invalid(&path, kind, "Approved and Denied conditions are mutually exclusive");
+        }
+        if all[..i].iter().any(|c| text(c, "type") == kind) {
+            errors.duplicate(&at_i.child("type"), kind);
+        }
+    }
+}
+
 fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
+    if !subresource.is_empty() {
+        check_conditions(new, errors);
+    }
     let path = Path::new("status.conditions");
     let (now, then) = (items(at(new, "status"), "conditions"), items(at(old, "status"), "conditions"));
     let of = |list: &[Value], kind: &str| {
@@ -211,9 +266,6 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
                 format!("updates may not modify a condition of type {}", machinery::field::quote(kind)),
             );
         }
-    }
-    if !of(now, "Approved").is_empty() && !of(now, "Denied").is_empty() {
-        errors.invalid(&path, "Approved", "Approved and Denied conditions are mutually exclusive");
     }
     let certificate = |o: &Value| text(at(o, "status"), "certificate").to_string();
     if subresource == "status" && !certificate(old).is_empty() && certificate(old) != certificate(new) {

@@ -45,6 +45,7 @@ pub struct Kind {
     create: Option<Default>,
     update: Option<Update>,
     validate: Option<Validate>,
+    validate_new: Option<Validate>,
     validate_update: Option<ValidateUpdate>,
     select: Option<Select>,
     grace: Option<Grace>,
@@ -71,6 +72,7 @@ impl Kind {
             create: None,
             update: None,
             validate: None,
+            validate_new: None,
             validate_update: None,
             select: None,
             grace: None,
@@ -167,6 +169,12 @@ impl Kind {
     /// Checks of the whole object, on create and on updates of the main resource.
     pub const fn validate(mut self, f: Validate) -> Self {
         self.validate = Some(f);
+        self
+    }
+
+    /// Checks of a new object, after those of any.
+    pub const fn validate_new(mut self, f: Validate) -> Self {
+        self.validate_new = Some(f);
         self
     }
 
@@ -404,7 +412,7 @@ impl Strategy for &'static Kind {
 
     fn validate(&self, object: &Value) -> FieldErrors {
         let mut errors = self.validate_meta(object);
-        if let Some(f) = self.validate {
+        for f in [self.validate, self.validate_new].into_iter().flatten() {
             f(object, &mut errors);
         }
         errors

@@ -1,11 +1,11 @@
 //! The group `node.k8s.io`.
 
 use super::kind::Kind;
-use super::support::{at, immutable, text};
+use super::support::{at, immutable, items, members, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_labels;
 use machinery::names;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(super) static KINDS: &[Kind] = &[Kind::cluster("node.k8s.io", "RuntimeClass")
     .validate(validate)
@@ -15,9 +15,31 @@ pub(super) static KINDS: &[Kind] = &[Kind::cluster("node.k8s.io", "RuntimeClass"
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
     let handler = text(object, "handler");
-    errors.invalid_each(&Path::new("handler"), handler, names::dns1123_label(handler));
+    let path = Path::new("handler");
+    if handler.is_empty() {
+        errors.required(&path, "");
+    } else {
+        errors.invalid_each(&path, handler, names::dns1123_label(handler));
+    }
+    let overhead = Path::new("overhead.limits");
+    for (name, amount) in members(at(object, "overhead"), "podFixed") {
+        super::core::container_amount(name, amount, &overhead.key(name), errors);
+    }
     let selector = at(object, "scheduling").get("nodeSelector");
     validate_labels(selector, &Path::new("scheduling.nodeSelector"), errors);
+    let path = Path::new("scheduling");
+    super::core::tolerations(at(object, "scheduling"), &path, errors);
+    let all = items(at(object, "scheduling"), "tolerations");
+    let list = path.child("tolerations");
+    for (i, one) in all.iter().enumerate().filter(|(i, one)| all[..*i].contains(one)) {
+        errors.duplicate(&list.index(i), shown(one));
+    }
+}
+
+/// A toleration as upstream's messages show it.
+fn shown(one: &Value) -> Value {
+    json!({"Key": text(one, "key"), "Operator": text(one, "operator"), "Value": text(one, "value"),
+        "Effect": text(one, "effect"), "TolerationSeconds": at(one, "tolerationSeconds")})
 }
 
 #[cfg(test)]

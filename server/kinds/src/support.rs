@@ -74,6 +74,31 @@ pub(super) fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
     }
 }
 
+/// Equality where a pointer to a zero value is not nil: only null, absent, and empty lists and maps are equal. For
+/// objects that were decoded, of which plain zero values are gone already.
+pub(super) fn exactly(a: Option<&Value>, b: Option<&Value>) -> bool {
+    fn nothing(v: &Value) -> bool {
+        match v {
+            Value::Null => true,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(map) => map.values().all(nothing),
+            _ => false,
+        }
+    }
+    match (a, b) {
+        (None, None) => true,
+        (Some(v), None) | (None, Some(v)) => nothing(v),
+        (Some(Value::Object(x)), Some(Value::Object(y))) => {
+            x.iter().all(|(k, v)| exactly(Some(v), y.get(k)))
+                && y.iter().all(|(k, v)| x.contains_key(k) || nothing(v))
+        }
+        (Some(Value::Array(x)), Some(Value::Array(y))) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(v, w)| exactly(Some(v), Some(w)))
+        }
+        (Some(x), Some(y)) => x == y || (nothing(x) && nothing(y)),
+    }
+}
+
 /// The member as a map, made if it is absent or null. `None` when it is something else.
 pub(super) fn map_mut<'a>(value: &'a mut Value, name: &str) -> Option<&'a mut Map<String, Value>> {
     let member = value.as_object_mut()?.entry(name).or_insert(Value::Null);

@@ -146,7 +146,7 @@ pub(super) fn affinity(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
     }
 }
 
-pub(super) fn tolerations(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn tolerations(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let list = path.child("tolerations");
     for (i, t) in items(spec, "tolerations").iter().enumerate() {
         let at = list.index(i);

@@ -132,7 +132,7 @@ fn common<'v>(
         errors.invalid(&path.child("image"), image, "must not have leading or trailing whitespace");
     }
     one_of(c, "terminationMessagePolicy", &["File", "FallbackToLogsOnError"], path, errors);
-    ports(c, flag(around.spec, "hostNetwork"), &path.child("ports"), errors);
+    ports(c, &path.child("ports"), errors);
     env(c, &path.child("env"), errors);
     env_from(c, &path.child("envFrom"), errors);
     mounts(c, around, path, errors);
@@ -179,7 +179,7 @@ fn one_success(c: &Value, name: &str, path: &Path<'_>, errors: &mut FieldErrors)
     }
 }
 
-fn ports(c: &Value, host_network: bool, path: &Path<'_>, errors: &mut FieldErrors) {
+fn ports(c: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let mut seen: Vec<&str> = Vec::new();
     for (i, port) in items(c, "ports").iter().enumerate() {
         let at_i = path.index(i);
@@ -205,13 +205,6 @@ fn ports(c: &Value, host_network: bool, path: &Path<'_>, errors: &mut FieldError
             port_number(host, &at_i.child("hostPort"), errors);
         }
         one_of(port, "protocol", &["SCTP", "TCP", "UDP"], &at_i, errors);
-        if host_network && host != number {
-            errors.invalid(
-                &at_i.child("containerPort"),
-                number,
-                "must match `hostPort` when `hostNetwork` is true",
-            );
-        }
     }
 }
 
@@ -603,6 +596,8 @@ fn handler(value: &Value, grace: Option<i64>, path: &Path<'_>, errors: &mut Fiel
             "tcpSocket" => port_or_name(at(action, "port"), &path.child("port"), errors),
             "sleep" => {
                 let seconds = int(action, "seconds").unwrap_or(0);
+                // What is negative counts as one second.
+                let grace = grace.map(|g| if g < 0 { 1 } else { g });
                 if let Some(grace) = grace.filter(|g| !(0..=*g).contains(&seconds)) {
                     let detail =
                         format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");

@@ -1,7 +1,7 @@
 //! Replication controllers and pod templates.
 
 use super::{pod_defaults, pod_spec};
-use crate::kind::Kind;
+use crate::kind::{Kind, Metadata};
 use crate::support::{at, has, members, nonnegative, preset, with_spec};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::Selector;
@@ -9,6 +9,7 @@ use machinery::meta;
 use serde_json::Value;
 
 pub(super) const REPLICATION_CONTROLLER: Kind = Kind::namespaced("", "ReplicationController")
+    .metadata(Metadata::Both)
     .status_counting(&["replicas"])
     .generation()
     .default(default)

@@ -13,7 +13,10 @@ mod namespace;
 mod node;
 mod pod;
 pub(super) mod pod_defaults;
+mod pod_resize;
 pub(super) mod pod_spec;
+mod pod_status;
+mod pod_update;
 mod qos;
 mod resources;
 mod secret;
@@ -21,13 +24,15 @@ mod security;
 mod service;
 mod sources;
 mod volume;
+mod volume_plugins;
 mod volumes;
 pub(super) mod warnings;
 
 pub(super) use addresses::cluster as cluster_addresses;
+pub(super) use affinity::tolerations;
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
-pub(super) use resources::container_resource_name;
+pub(super) use resources::{container_amount, container_resource_name};
 pub(super) use volume::inline as inline_volume;
 
 use super::kind::{Kind, Metadata};

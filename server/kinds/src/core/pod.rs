@@ -1,8 +1,8 @@
 //! Pods.
 
-use super::{pod_defaults, pod_spec, qos};
+use super::{pod_defaults, pod_resize, pod_spec, pod_status, pod_update, qos};
 use crate::kind::{Kind, Metadata, carry};
-use crate::support::{at, flag, has, int, items, same, text};
+use crate::support::{at, flag, int, items, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
 use machinery::names;
@@ -16,74 +16,49 @@ pub(super) const KIND: Kind = Kind::namespaced("", "Pod")
     .on_create(create)
     .on_update(update)
     .validate(validate)
+    .validate_new(validate_new)
     .validate_update(validate_update)
     .select(select)
     .grace(grace)
-    .warn(|o, old| super::warnings::pod(at(o, "spec"), old.map(|o| at(o, "spec")), "spec"));
+    .warn(warnings);
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 fn create(object: &mut Value) {
-    if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-        spec.remove("ephemeralContainers");
-    }
     pod_defaults::initial_status(object);
 }
 
 fn update(object: &mut Value, old: &Value, subresource: &str) {
     match subresource {
-        "" => {
-            // Ephemeral containers come by their own subresource, images and the rest by this.
-            let kept = at(at(old, "spec"), "ephemeralContainers").clone();
-            if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-                if kept.is_null() {
-                    spec.remove("ephemeralContainers");
-                } else {
-                    spec.insert("ephemeralContainers".into(), kept);
-                }
-            }
-        }
         "status" => {
             let class = at(at(old, "status"), "qosClass").clone();
             if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
                 let class = if class.is_null() { qos::class(at(old, "spec")).into() } else { class };
-                status.insert("qosClass".into(), class);
+                if text_of(status.get("qosClass")).is_empty() {
+                    status.insert("qosClass".into(), class);
+                }
             }
+            pod_status::keep_observed(object, old);
         }
         "ephemeralcontainers" => {
             let added = at(at(object, "spec"), "ephemeralContainers").clone();
             carry(object, old, "spec");
             carry(object, old, "status");
             if let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) {
-                spec.insert("ephemeralContainers".into(), added);
+                if added.as_array().is_none_or(Vec::is_empty) {
+                    spec.remove("ephemeralContainers");
+                } else {
+                    spec.insert("ephemeralContainers".into(), added);
+                }
             }
         }
-        "resize" => resize(object, old),
+        "resize" => pod_resize::take_resources(object, old),
         _ => {}
     }
 }
 
-/// Of the wanted spec, resources alone are taken.
-fn resize(object: &mut Value, old: &Value) {
-    let wanted = object.get("spec").cloned().unwrap_or_default();
-    carry(object, old, "spec");
-    carry(object, old, "status");
-    for list in ["containers", "initContainers"] {
-        for (i, source) in items(&wanted, list).iter().enumerate() {
-            if let Some(container) = object.pointer_mut(&format!("/spec/{list}/{i}"))
-                && text(container, "name") == text(source, "name")
-            {
-                for member in ["resources", "resizePolicy"] {
-                    if let Some(value) = source.get(member) {
-                        container[member] = value.clone();
-                    }
-                }
-            }
-        }
-    }
-    if let Some(resources) = wanted.get("resources") {
-        object["spec"]["resources"] = resources.clone();
-    }
+fn text_of(value: Option<&Value>) -> &str {
+    value.and_then(Value::as_str).unwrap_or("")
 }
 
 fn validate(object: &Value, errors: &mut FieldErrors) {
@@ -100,235 +75,50 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     pod_spec::validate_of(meta::name(object), spec, &spec_path, errors);
 }
 
-const UPDATABLE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
+/// What only a new pod may not have.
+fn validate_new(object: &Value, errors: &mut FieldErrors) {
+    let (spec, path) = (at(object, "spec"), Path::new("spec"));
+    if !items(spec, "ephemeralContainers").is_empty() {
+        errors.forbidden(&path.child("ephemeralContainers"), "cannot be set on create");
+    }
+    if !text(spec, "nodeName").is_empty() && !items(spec, "schedulingGates").is_empty() {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.forbidden(&path.child("nodeName"), detail);
+    }
+}
 
 fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut FieldErrors) {
     match subresource {
-        "" => validate_spec_update(new, old, errors),
-        "status" => validate_status(new, old, errors),
-        "ephemeralcontainers" => validate_ephemeral(new, old, errors),
+        "" => pod_update::spec(new, old, errors),
+        "status" => pod_status::validate(new, old, errors),
+        "ephemeralcontainers" => {
+            validate(new, errors);
+            pod_update::ephemeral(new, old, errors);
+        }
         "resize" => {
-            let class = qos::class(at(new, "spec"));
-            if class != qos::class(at(old, "spec")) {
-                errors.invalid(
-                    &Path::new("spec"),
-                    class,
-                    "Pod QOS Class may not change as a result of resizing",
-                );
-            }
-            pod_spec::validate(at(new, "spec"), &Path::new("spec"), errors);
+            validate(new, errors);
+            pod_resize::validate(new, old, errors);
         }
         _ => {}
     }
 }
 
-fn validate_spec_update(new: &Value, old: &Value, errors: &mut FieldErrors) {
-    let path = Path::new("spec");
-    let (spec, before) = (at(new, "spec"), at(old, "spec"));
-    for list in ["containers", "initContainers"] {
-        let (now, then) = (items(spec, list), items(before, list));
-        if now.len() != then.len() {
-            errors.forbidden(&path.child(list), "pod updates may not add or remove containers");
-            return;
-        }
-        let at_list = path.child(list);
-        for (i, c) in now.iter().enumerate() {
-            let image = text(c, "image");
-            if image.is_empty() {
-                errors.required(&at_list.index(i).child("image"), "");
-            }
-        }
+fn warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    // People seldom update pods by hand, and components often.
+    if old.is_some() {
+        return Vec::new();
     }
-    let deadline = path.child("activeDeadlineSeconds");
-    match (int(spec, "activeDeadlineSeconds"), int(before, "activeDeadlineSeconds")) {
-        (Some(n), _) if !(0..=i64::from(i32::MAX)).contains(&n) => {
-            errors.invalid(&deadline, n, names::range_message(0, i64::from(i32::MAX)));
-            return;
-        }
-        (Some(n), Some(o)) if o < n => {
-            errors.invalid(&deadline, n, "must be less than or equal to previous value");
-            return;
-        }
-        (None, Some(_)) => {
-            errors.invalid(&deadline, Value::Null, "must not update from a positive integer to nil value")
-        }
-        _ => {}
+    let mut out = Vec::new();
+    let bad = names::dns1123_label(meta::name(object));
+    if !bad.is_empty() {
+        out.push(format!(
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label \
+             is recommended: [{}]",
+            bad.join(" ")
+        ));
     }
-    let added = items(spec, "tolerations");
-    for toleration in items(before, "tolerations") {
-        // Only how long a taint is borne may change on one that is there.
-        let like = |t: &&Value| {
-            ["key", "operator", "value", "effect"].iter().all(|m| text(t, m) == text(toleration, m))
-        };
-        if !added.iter().any(|t| like(&t)) {
-            errors.forbidden(
-                &path.child("tolerations"),
-                "existing toleration can not be modified except its tolerationSeconds",
-            );
-            return;
-        }
-    }
-    let mut munged = spec.clone();
-    for list in ["containers", "initContainers"] {
-        for (i, c) in items(before, list).iter().enumerate() {
-            if let Some(target) = munged.get_mut(list).and_then(|l| l.get_mut(i)) {
-                target["image"] = at(c, "image").clone();
-            }
-        }
-    }
-    for member in ["activeDeadlineSeconds", "tolerations"] {
-        carry(&mut munged, before, member);
-    }
-    if int(before, "terminationGracePeriodSeconds").is_some_and(|n| n < 0)
-        && int(spec, "terminationGracePeriodSeconds") == Some(1)
-    {
-        carry(&mut munged, before, "terminationGracePeriodSeconds");
-    }
-    if has_gates(before) {
-        gated(&mut munged, before, errors);
-    }
-    if !same(Some(&munged), Some(before)) {
-        errors.forbidden(&path, format!("{UPDATABLE}\n{}", difference(before, &munged)));
-    }
-}
-
-fn has_gates(spec: &Value) -> bool {
-    !items(spec, "schedulingGates").is_empty()
-}
-
-/// While gates hold a pod its node selector may be narrowed and gates may go.
-fn gated(munged: &mut Value, before: &Value, errors: &mut FieldErrors) {
-    let gates = Path::new("spec.schedulingGates");
-    for (i, gate) in items(munged, "schedulingGates").iter().enumerate() {
-        if !items(before, "schedulingGates").contains(gate) {
-            errors.forbidden(
-                &gates.index(i),
-                "only deletion is allowed, but found new scheduling gate '".to_string()
-                    + text(gate, "name")
-                    + "'",
-            );
-        }
-    }
-    carry(munged, before, "schedulingGates");
-    let kept = crate::support::members(before, "nodeSelector")
-        .all(|(k, v)| at(munged, "nodeSelector").get(k) == Some(v));
-    if !kept {
-        errors.invalid(
-            &Path::new("spec.nodeSelector"),
-            at(munged, "nodeSelector").clone(),
-            "only additions to spec.nodeSelector are allowed (no mutations or deletions)",
-        );
-    }
-    carry(munged, before, "nodeSelector");
-    if !has(before, "affinity") {
-        carry(munged, before, "affinity");
-    }
-}
-
-/// The members that differ, one line removed and one added for each.
-fn difference(old: &Value, new: &Value) -> String {
-    let mut lines = Vec::new();
-    walk("", Some(old), Some(new), &mut lines);
-    lines.join("\n")
-}
-
-fn walk(path: &str, old: Option<&Value>, new: Option<&Value>, lines: &mut Vec<String>) {
-    if same(old, new) {
-        return;
-    }
-    match (old, new) {
-        (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            for key in keys {
-                let dot = if path.is_empty() { "" } else { "." };
-                walk(&format!("{path}{dot}{key}"), a.get(key), b.get(key), lines);
-            }
-        }
-        (Some(Value::Array(a)), Some(Value::Array(b))) if a.len() == b.len() => {
-            for (i, (x, y)) in a.iter().zip(b).enumerate() {
-                walk(&format!("{path}[{i}]"), Some(x), Some(y), lines);
-            }
-        }
-        _ => {
-            lines.extend(old.map(|v| format!("-  {path}: {v}")));
-            lines.extend(new.map(|v| format!("+  {path}: {v}")));
-        }
-    }
-}
-
-fn validate_status(new: &Value, old: &Value, errors: &mut FieldErrors) {
-    let nominated = text(at(new, "status"), "nominatedNodeName");
-    if !nominated.is_empty() {
-        errors.invalid_each(
-            &Path::new("status.nominatedNodeName"),
-            nominated,
-            names::dns1123_subdomain(nominated),
-        );
-    }
-    // A container that ended and is not to run again stays ended.
-    let spec = at(old, "spec");
-    let path = Path::new("status");
-    let policy = text(spec, "restartPolicy");
-    for (list, restarts) in
-        [("containerStatuses", policy == "Always"), ("initContainerStatuses", init_restarts(spec))]
-    {
-        if restarts {
-            continue;
-        }
-        let statuses = path.child(list);
-        for (i, before) in items(at(old, "status"), list).iter().enumerate() {
-            let state = at(before, "state");
-            if !has(state, "terminated") {
-                continue;
-            }
-            let failed = int(at(state, "terminated"), "exitCode").unwrap_or(0) != 0;
-            if failed && policy == "OnFailure" {
-                continue;
-            }
-            let after =
-                items(at(new, "status"), list).iter().find(|s| text(s, "name") == text(before, "name"));
-            if after.is_some_and(|a| !has(at(a, "state"), "terminated")) {
-                errors.forbidden(
-                    &statuses.index(i).child("state"),
-                    "may not be transitioned to non-terminated state",
-                );
-            }
-        }
-    }
-}
-
-/// Init containers restart with the pod unless the pod never does; sidecars always.
-fn init_restarts(spec: &Value) -> bool {
-    text(spec, "restartPolicy") != "Never"
-        || items(spec, "initContainers").iter().any(|c| text(c, "restartPolicy") == "Always")
-}
-
-fn validate_ephemeral(new: &Value, old: &Value, errors: &mut FieldErrors) {
-    let path = Path::new("spec.ephemeralContainers");
-    let now = items(at(new, "spec"), "ephemeralContainers");
-    for container in items(at(old, "spec"), "ephemeralContainers") {
-        let name = text(container, "name");
-        match now.iter().find(|c| text(c, "name") == name) {
-            None => errors.forbidden(
-                &path,
-                format!(
-                    "existing ephemeral containers {} may not be removed\n",
-                    machinery::field::quote(name)
-                ),
-            ),
-            Some(c) if !same(Some(c), Some(container)) => errors.forbidden(
-                &path,
-                format!(
-                    "existing ephemeral containers {} may not be changed\n",
-                    machinery::field::quote(name)
-                ),
-            ),
-            Some(_) => {}
-        }
-    }
-    pod_spec::validate(at(new, "spec"), &Path::new("spec"), errors);
+    out.extend(super::warnings::pod(at(object, "spec"), None, "spec"));
+    out
 }
 
 fn select(object: &Value) -> Vec<(&'static str, String)> {

@@ -9,6 +9,9 @@ use serde_json::{Map, Value, json};
 
 /// Defaults of a pod alone, not of templates.
 pub(crate) fn pod(object: &mut Value) {
+    if let Some(status) = some_mut(object, "status") {
+        super::pod_status::same_ips(status);
+    }
     let Some(spec) = some_mut(object, "spec") else { return };
     pod_spec(spec);
     preset(spec, "enableServiceLinks", true);
@@ -173,8 +176,10 @@ fn readable(image: &str) -> bool {
         }
         _ => ("", name),
     };
-    let good_host =
-        host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'));
+    let named = host.split(':').next().unwrap_or("");
+    let dotted = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let good_host = (named.is_empty() || named.starts_with('[') || named.split('.').all(dotted))
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']'));
     let part = |p: &str| {
         let (first, last) = (p.bytes().next(), p.bytes().last());
         let end = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());

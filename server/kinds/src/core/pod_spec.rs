@@ -1,7 +1,7 @@
 //! Upstream's `ValidatePodSpec` and `ValidatePodTemplateSpec`.
 
 use super::{affinity, containers, resources, security, volumes};
-use crate::support::{at, has, in_range, ip, items, label, one_of, subdomain, text, texts};
+use crate::support::{at, flag, has, in_range, int, ip, items, label, one_of, subdomain, text, texts};
 use machinery::field::{FieldErrors, Path};
 use machinery::labels::{Selector, validation};
 use machinery::{meta, names};
@@ -16,6 +16,7 @@ pub(crate) fn validate(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) 
 pub(super) fn validate_of(pod: &str, spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let known = volumes::all(spec, pod, path, errors);
     containers::all(spec, &known, path, errors);
+    host_network(spec, path, errors);
     one_of(spec, "restartPolicy", &["Always", "OnFailure", "Never"], path, errors);
     one_of(spec, "dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"], path, errors);
     validation::validate_labels(spec.get("nodeSelector"), &path.child("nodeSelector"), errors);
@@ -64,7 +65,7 @@ pub(super) fn validate_of(pod: &str, spec: &Value, path: &Path<'_>, errors: &mut
 }
 
 fn one_of_preemption(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    crate::support::one_of_if_set(spec, "preemptionPolicy", &["Never", "PreemptLowerPriority"], path, errors);
+    crate::support::one_of_if_set(spec, "preemptionPolicy", &["PreemptLowerPriority", "Never"], path, errors);
 }
 
 fn operating_system(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
@@ -100,6 +101,25 @@ fn scheduling_gates(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
 const MAX_SEARCH_CHARACTERS: usize = 2048;
+
+/// On the node's network a port is the same in the container and on the host.
+fn host_network(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    if !flag(spec, "hostNetwork") {
+        return;
+    }
+    let list = path.child("containers");
+    for (i, container) in items(spec, "containers").iter().enumerate() {
+        let at_i = list.index(i);
+        let ports = at_i.child("ports");
+        for (n, port) in items(container, "ports").iter().enumerate() {
+            let host = int(port, "hostPort").unwrap_or(0);
+            if host != 0 && host != int(port, "containerPort").unwrap_or(0) {
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errors.invalid(&ports.index(n).child("hostPort"), host, detail);
+            }
+        }
+    }
+}
 
 fn dns_config(spec: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let config = at(spec, "dnsConfig");

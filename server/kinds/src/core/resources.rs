@@ -124,12 +124,31 @@ pub(super) fn amount(
     Some(quantity)
 }
 
+/// A resource of a container, and how much of it.
+pub(crate) fn container_amount(name: &str, value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    container_name(name, path, errors);
+    amount(name, value, path, errors);
+}
+
+/// Huge pages come whole: their size is in their name.
+fn whole_pages(name: &str, value: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let Some(size) = name.strip_prefix("hugepages-") else { return };
+    let Ok(quantity) = Quantity::parse(value.as_str().unwrap_or("")) else { return };
+    let whole = Quantity::parse(size)
+        .is_ok_and(|s| s.sign() > 0 && s.is_whole() && quantity.value() % s.value().max(1) == 0);
+    if !whole {
+        let detail = format!("{quantity} is not positive integer multiple of {name}");
+        errors.invalid(path, quantity.to_string(), detail);
+    }
+}
+
 /// Upstream's `ValidateResourceRequirements`.
 pub(crate) fn requirements(resources: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let (limit_path, request_path) = (path.child("limits"), path.child("requests"));
     for (name, value) in members(resources, "limits") {
         container_name(name, &limit_path.key(name), errors);
         amount(name, value, &limit_path.key(name), errors);
+        whole_pages(name, value, &limit_path.key(name), errors);
     }
     for (name, value) in members(resources, "requests") {
         let at_name = request_path.key(name);
@@ -158,6 +177,13 @@ pub(crate) fn requirements(resources: &Value, path: &Path<'_>, errors: &mut Fiel
             }
             None => {}
         }
+        whole_pages(name, value, &at_name, errors);
+    }
+    let named = |test: &dyn Fn(&str) -> bool| {
+        ["limits", "requests"].iter().any(|list| members(resources, list).any(|(name, _)| test(name)))
+    };
+    if named(&is_hugepages) && !named(&|name| matches!(name, "cpu" | "memory")) {
+        errors.forbidden(path, "HugePages require cpu or memory");
     }
     let claims = path.child("claims");
     let mut seen: Vec<(&str, &str)> = Vec::new();

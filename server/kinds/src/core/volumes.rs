@@ -2,7 +2,7 @@
 
 use super::containers::{descending, no_backsteps, object_field, resource_field};
 use super::pod_defaults::volume_sources;
-use crate::support::{at, has, in_range, int, items, label, one_of_if_set, required, text};
+use crate::support::{at, has, int, items, label, one_of_if_set, required, text};
 use machinery::field::{FieldErrors, Path};
 use machinery::names;
 use machinery::quantity::Quantity;
@@ -22,7 +22,7 @@ pub(super) fn all<'v>(
         let at_i = list.index(i);
         let before = errors.0.len();
         let name = text(volume, "name");
-        if has(volume, "ephemeral") && !pod.is_empty() {
+        if has(volume, "ephemeral") && !pod.is_empty() && !name.is_empty() {
             let claim = format!("{pod}-{name}");
             for why in names::dns1123_subdomain(&claim) {
                 let detail = format!("PVC name {}: {why}", machinery::field::quote(&claim));
@@ -52,7 +52,17 @@ fn source(volume: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         errors.required(path, "must specify a volume type");
         return;
     };
-    one(name, at(volume, name), &path.child(name), errors);
+    // Upstream's word for it, in pods alone.
+    let shown = if name == "gcePersistentDisk" { "persistentDisk" } else { name };
+    one(name, at(volume, name), &path.child(shown), errors);
+    let portal = text(at(volume, "iscsi"), "targetPortal");
+    let named = has(at(volume, "iscsi"), "initiatorName");
+    let own = text(volume, "name");
+    if named && own.len() + 1 + portal.len() > 64 {
+        let detail = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if \
+                      iscsi.initiatorName is specified.";
+        errors.invalid(&path.child("name"), own, detail);
+    }
     for other in sources {
         errors.forbidden(&path.child(other), "may not specify more than 1 volume type");
     }
@@ -117,12 +127,6 @@ pub(crate) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut Field
                 errors.invalid(&path.child("path"), text(value, "path"), "must be an absolute path");
             }
         }
-        "iscsi" => {
-            for field in ["targetPortal", "iqn"] {
-                required(value, field, path, errors);
-            }
-            in_range(value, "lun", 0, 255, path, errors);
-        }
         "csi" => {
             let driver = text(value, "driver");
             if driver.is_empty() {
@@ -174,30 +178,7 @@ pub(crate) fn one(name: &str, value: &Value, path: &Path<'_>, errors: &mut Field
             required(value, "reference", path, errors);
             one_of_if_set(value, "pullPolicy", &["Always", "IfNotPresent", "Never"], path, errors);
         }
-        "gcePersistentDisk" => required(value, "pdName", path, errors),
-        "awsElasticBlockStore" | "cinder" => required(value, "volumeID", path, errors),
-        "flexVolume" => required(value, "driver", path, errors),
-        "glusterfs" => {
-            required(value, "endpoints", path, errors);
-            required(value, "path", path, errors);
-        }
-        "rbd" => {
-            if items(value, "monitors").is_empty() {
-                errors.required(&path.child("monitors"), "");
-            }
-            required(value, "image", path, errors);
-        }
-        "cephfs" if items(value, "monitors").is_empty() => errors.required(&path.child("monitors"), ""),
-        "azureFile" => {
-            required(value, "secretName", path, errors);
-            required(value, "shareName", path, errors);
-        }
-        "azureDisk" => {
-            required(value, "diskName", path, errors);
-            required(value, "diskURI", path, errors);
-        }
-        "vsphereVolume" => required(value, "volumePath", path, errors),
-        _ => {}
+        _ => super::volume_plugins::one(name, value, path, errors),
     }
 }
 
@@ -265,6 +246,44 @@ fn once<'v>(taken: &mut Vec<&'v str>, file: &'v str, shown: &str, path: &Path<'_
     }
 }
 
+/// One bundle by its name, or all of a signer.
+fn trust_bundle(inner: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    match (has(inner, "name"), has(inner, "signerName")) {
+        (true, true) => errors.invalid(path, inner.clone(), "only one of name and signerName may be used"),
+        (true, false) => {
+            let name = text(inner, "name");
+            let at_name = path.child("name");
+            if name.is_empty() {
+                errors.required(&at_name, "must be a valid object name");
+            }
+            for why in crate::certificates::bundle_name(name, false) {
+                errors.invalid(&at_name, name, format!("not a valid clustertrustbundlename: {why}"));
+            }
+            if has(inner, "labelSelector") {
+                let detail = "labelSelector must be unset if name is specified";
+                errors.invalid(&path.child("labelSelector"), at(inner, "labelSelector").clone(), detail);
+            }
+        }
+        (false, true) => {
+            let signer = text(inner, "signerName");
+            let at_signer = path.child("signerName");
+            if signer.is_empty() {
+                errors.required(&at_signer, "must be a valid signer name");
+            }
+            crate::certificates::signer_name(signer, &at_signer, errors);
+            let selector = path.child("labelSelector");
+            machinery::labels::validation::validate_label_selector(
+                inner.get("labelSelector"),
+                &selector,
+                errors,
+            );
+        }
+        (false, false) => errors.required(path, "either name or signerName must be specified"),
+    }
+    required(inner, "path", path, errors);
+    local_path(text(inner, "path"), &path.child("path"), errors);
+}
+
 fn projected(value: &Value, whole: &Path<'_>, errors: &mut FieldErrors) {
     let list = whole.child("sources");
     let mut taken: Vec<&str> = Vec::new();
@@ -315,6 +334,11 @@ fn projected(value: &Value, whole: &Path<'_>, errors: &mut FieldErrors) {
                     }
                     required(inner, "path", whole, errors);
                     local_path(text(inner, "path"), &whole.child("path"), errors);
+                }
+                "clusterTrustBundle" => {
+                    trust_bundle(inner, &path, errors);
+                    let file = text(inner, "path");
+                    once(&mut taken, file, file, whole, errors);
                 }
                 _ => {}
             }
