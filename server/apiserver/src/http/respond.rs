@@ -103,6 +103,9 @@ pub fn error(headers: &HeaderMap, error: &ApiError) -> Response<Body> {
     if let Some(after) = error.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after));
     }
+    if !error.warnings.is_empty() {
+        warn(&mut response, &error.warnings);
+    }
     response
 }
 
