@@ -12,7 +12,9 @@ pub struct ApiError {
     pub reason: &'static str,
     pub message: String,
     pub details: Option<Box<Details>>,
-    /// What the client is warned of besides.
+    /// A `Status` that somebody else made, sent as it is.
+    pub made: Option<Box<Value>>,
+    /// `Warning` headers of the answer.
     pub warnings: Vec<String>,
 }
 
@@ -44,7 +46,7 @@ pub fn group_resource(group: &str, resource: &str) -> String {
 
 impl ApiError {
     fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None, warnings: Vec::new() }
+        Self { code, reason, message: message.into(), details: None, made: None, warnings: Vec::new() }
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
@@ -291,6 +293,9 @@ impl ApiError {
 
     /// The `metav1.Status` object.
     pub fn to_status(&self) -> Value {
+        if let Some(made) = &self.made {
+            return (**made).clone();
+        }
         let mut status = json!({
             "kind": "Status",
             "apiVersion": "v1",

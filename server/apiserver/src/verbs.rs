@@ -64,17 +64,19 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     } else {
         main(server, &mut call, &resource, &namespace).await
     };
-    let mut response = match response {
-        Ok(response) => response,
-        Err(mut error) => {
-            error.warnings = std::mem::take(&mut call.warnings);
-            return Err(error);
+    match response {
+        Ok(mut response) => {
+            if !call.warnings.is_empty() {
+                respond::warn(&mut response, &call.warnings);
+            }
+            Ok(response)
         }
-    };
-    if !call.warnings.is_empty() {
-        respond::warn(&mut response, &call.warnings);
+        Err(mut error) => {
+            call.warnings.append(&mut error.warnings);
+            error.warnings = call.warnings;
+            Err(error)
+        }
     }
-    Ok(response)
 }
 
 async fn main(
@@ -409,7 +411,9 @@ async fn delete(
     let options = delete_options(call, true).await?;
     let write = WriteOptions::read(&call.query, "DeleteOptions")?;
     let target = target(call, resource, namespace, name, "", &write);
-    let deleted = server.delete(&target, &options).await?;
+    let mut deleted = server.delete(&target, &options).await?;
+    drop(target);
+    call.warnings.append(&mut deleted.warnings);
     delete_reply(call, resource, deleted)
 }
 
@@ -424,17 +428,20 @@ async fn delete_collection(
     if list.resource_version_match == VersionMatch::Unset {
         list.resource_version = None;
     }
-    let options = delete_options(call, true).await?;
+    let mut options = delete_options(call, true).await?;
+    options.of_collection = true;
     let write = WriteOptions::read(&call.query, "DeleteOptions")?;
+    let mut warnings = Vec::new();
     let page = server.list(resource, namespace, &list).await?;
     for entry in &page.items {
         let target = target(call, resource, &entry.namespace, &entry.name, "", &write);
         match server.delete(&target, &options).await {
-            Ok(_) => {}
+            Ok(deleted) => warnings.extend(deleted.warnings),
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
     }
+    call.warnings.append(&mut warnings);
     crd::prepare(server, resource, &page.items).await?;
     encode::list(resource, accept, include(call)?, &page)
 }

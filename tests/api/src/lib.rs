@@ -6,6 +6,7 @@
 
 pub mod case;
 pub mod http;
+pub mod service;
 pub mod subject;
 pub mod watch;
 

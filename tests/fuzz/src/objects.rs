@@ -165,6 +165,7 @@ pub fn apply(data: &[u8]) {
         force,
         reset: &[&["status"]],
         builtin: true,
+        others: None,
     };
     let mut live = live.value;
     ssa::strip(&mut live);

@@ -1,6 +1,7 @@
 //! Admission: mutate, then validate, one ordered chain of plugins under upstream's names.
 
 mod certificates;
+mod forms;
 mod ingress;
 mod lifecycle;
 mod limits;
@@ -10,6 +11,7 @@ mod pod_security;
 pub(crate) mod policies;
 mod priority;
 mod quota;
+mod rounds;
 mod runtime_class;
 mod service_account;
 mod storage;
@@ -17,8 +19,9 @@ mod support;
 mod tolerations;
 mod webhooks;
 
+pub use forms::{Form, Kind, Versions};
 pub use quota::QuotaController;
-pub use webhooks::{Endpoint, WebhookTransport};
+pub use webhooks::{Answered, Endpoint, WebhookTransport};
 
 use crate::authentication::UserInfo;
 use crate::authorization::Authorizer;
@@ -65,7 +68,35 @@ pub struct Request<'a> {
     pub options: &'a Value,
     pub user: &'a UserInfo,
     pub dry_run: bool,
+    /// Of stored resources.
+    pub versions: Option<&'a dyn Versions>,
     pub notes: Notes,
+}
+
+impl Request<'_> {
+    /// The kind of what was sent.
+    pub fn sent_kind(&self, object: Option<&Value>) -> Kind {
+        if let Some(versions) = self.versions {
+            return versions.kind();
+        }
+        let of = |field: &str| object.or(self.old)?[field].as_str().filter(|k| !k.is_empty());
+        let (group, version) = match of("apiVersion") {
+            Some(v) => v.split_once('/').unwrap_or(("", v)),
+            None => (self.group, self.version),
+        };
+        let kind = of("kind").unwrap_or(self.kind);
+        Kind { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() }
+    }
+
+    /// The request as it was sent.
+    pub fn form(&self, object: Option<&Value>) -> Form {
+        Form {
+            group: self.group.to_owned(),
+            version: self.version.to_owned(),
+            resource: self.resource.to_owned(),
+            kind: self.sent_kind(object),
+        }
+    }
 }
 
 /// What plugins leave for the one who asked them: warnings for the client, and whether an outsider changed the object.
@@ -73,6 +104,7 @@ pub struct Request<'a> {
 pub struct Notes {
     warnings: Mutex<Vec<String>>,
     changed: AtomicBool,
+    pub(crate) rounds: rounds::Rounds,
 }
 
 impl Notes {
@@ -107,6 +139,8 @@ pub struct Denied {
     pub by_policy: bool,
     /// What a program reads of it.
     pub cause: Option<Box<Cause>>,
+    /// A `Status` that is sent as it is: a webhook's.
+    pub status: Option<Box<Value>>,
 }
 
 impl Denied {
@@ -117,7 +151,7 @@ impl Denied {
     }
 
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), by_policy: false, cause: None }
+        Self { code, reason, message: message.into(), by_policy: false, cause: None, status: None }
     }
 
     pub fn forbidden(message: impl Into<String>) -> Self {
@@ -129,7 +163,16 @@ impl Denied {
     }
 
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
+        let text = message.to_string();
+        let denied = Self::new(500, "InternalError", format!("Internal error occurred: {text}"));
+        denied.because("", text, "")
+    }
+
+    /// A `Status`, sent as it is.
+    pub fn status(status: Value) -> Self {
+        let code = status["code"].as_u64().and_then(|c| u16::try_from(c).ok()).unwrap_or(400);
+        let message = status["message"].as_str().unwrap_or_default().to_owned();
+        Self { status: Some(Box::new(status)), ..Self::new(code, "", message) }
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {

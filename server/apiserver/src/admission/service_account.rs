@@ -198,7 +198,7 @@ impl Plugin for ServiceAccount {
         pod["spec"]["serviceAccount"] = pod["spec"]["serviceAccountName"].clone();
         let account = self.account(r.namespace, text(pod, "/spec/serviceAccountName")).await?;
         let own = pod["spec"]["automountServiceAccountToken"].as_bool();
-        if own.or_else(|| account.automount_service_account_token).unwrap_or(true) {
+        if own.or(account.automount_service_account_token).unwrap_or(true) {
             mount(pod);
         }
         if items(pod, "/spec/imagePullSecrets").is_empty() {

@@ -257,6 +257,7 @@ pub(super) mod testing {
                 options: &Value::Null,
                 user: &self.user,
                 dry_run: false,
+                versions: None,
                 notes: Default::default(),
             };
             if !plugin.handles(&request) {
@@ -267,6 +268,9 @@ pub(super) mod testing {
                 return Ok(object);
             }
             plugin.mutate(&request, &mut object).await?;
+            while request.notes.rounds.next() {
+                plugin.mutate(&request, &mut object).await?;
+            }
             plugin.validate(&request, Some(&object)).await?;
             Ok(object)
         }

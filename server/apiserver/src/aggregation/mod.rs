@@ -24,7 +24,7 @@ pub(crate) use backend::{Address, Service};
 pub(crate) use controller::{metrics, start};
 pub use extension::Extension;
 pub(crate) use proxy::target;
-pub(crate) use transport::{Pool, cause, client_tls, pool, request_bytes};
+pub(crate) use transport::{Pool, client_tls, failure, pool, request_bytes, server_response};
 
 pub(crate) const GROUP: &str = "apiregistration.k8s.io";
 pub(crate) const PLURAL: &str = "apiservices";

@@ -86,6 +86,97 @@ pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     at.to_string()
 }
 
+/// Why a request got no answer, in the words of upstream's client. `at` is the address that was dialled.
+pub(crate) fn failure(error: &(dyn std::error::Error + 'static), at: &str) -> String {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return tls_failure(error);
+        }
+        if let Some(mut error) = error.downcast_ref::<std::io::Error>() {
+            // Errors of one in another are no sources.
+            while let Some(inner) = error.get_ref().and_then(|e| e.downcast_ref::<std::io::Error>()) {
+                error = inner;
+            }
+            if let Some(inner) = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+                return tls_failure(inner);
+            }
+            let why = match error.kind() {
+                std::io::ErrorKind::ConnectionRefused => "connect: connection refused",
+                std::io::ErrorKind::TimedOut => "i/o timeout",
+                std::io::ErrorKind::HostUnreachable => "connect: no route to host",
+                std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable",
+                std::io::ErrorKind::UnexpectedEof => return "EOF".to_owned(),
+                _ => "",
+            };
+            if !why.is_empty() {
+                return format!("dial tcp {at}: {why}");
+            }
+            if error.to_string().contains("failed to lookup address") {
+                let host = at.rsplit_once(':').map_or(at, |(host, _)| host);
+                return format!("dial tcp: lookup {host}: no such host");
+            }
+        }
+        next = error.source();
+    }
+    cause(error)
+}
+
+fn tls_failure(error: &rustls::Error) -> String {
+    use rustls::CertificateError;
+    let why = match error {
+        rustls::Error::InvalidCertificate(why) => match why {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "certificate signed by unknown authority".to_owned()
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "certificate has expired or is not yet valid".to_owned()
+            }
+            other => other.to_string(),
+        },
+        other => return format!("tls: {other}"),
+    };
+    format!("tls: failed to verify certificate: x509: {why}")
+}
+
+/// What upstream's client makes of an answer that is no success: the message of the `Status` it holds, or one of its
+/// own by the code.
+pub(crate) fn server_response(code: u16, content_type: &str, body: &[u8]) -> String {
+    if let Ok(status) = serde_json::from_slice::<serde_json::Value>(body)
+        && status["kind"] == "Status"
+        && status["status"] != "Success"
+        && let Some(message) = status["message"].as_str()
+    {
+        return message.to_owned();
+    }
+    let text = content_type.is_empty() || content_type.starts_with("text/");
+    let said = String::from_utf8_lossy(&body[..body.len().min(2048)]);
+    let said = if text { said.trim() } else { "unknown" };
+    let words = match code {
+        400 => "the server rejected our request for an unknown reason",
+        401 => "the server has asked for the client to provide credentials",
+        403 | 406 | 415 => return said.to_owned(),
+        404 => "the server could not find the requested resource",
+        405 => "the server does not allow this method on the requested resource",
+        409 => "the server reported a conflict",
+        422 => "the server rejected our request due to an error in our request",
+        429 => "the server has received too many requests and has asked us to try again later",
+        503 => "the server is currently unable to handle the request",
+        504 => {
+            "the server was unable to return a response in the time allotted, but may still be processing the request"
+        }
+        500.. => {
+            return format!("an error on the server ({said:?}) has prevented the request from succeeding");
+        }
+        _ => {
+            return format!(
+                "the server responded with the status code {code} but did not return more information"
+            );
+        }
+    };
+    words.to_owned()
+}
+
 /// `insecureSkipTLSVerify`: any certificate whose key the peer holds.
 #[derive(Debug)]
 struct Anyone(WebPkiSupportedAlgorithms);

@@ -168,6 +168,7 @@ mod tests {
             options: &Value::Null,
             user: &user,
             dry_run: false,
+            versions: None,
             notes: Default::default(),
         };
         assert!(plugin.handles(&request));

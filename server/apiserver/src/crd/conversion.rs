@@ -119,24 +119,18 @@ impl Webhook {
         headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
         headers.insert(USER_AGENT, HeaderValue::from_static("kube-apiserver"));
         let exchange = async {
-            let response = pool.request(request).await.map_err(|e| failed(crate::aggregation::cause(&e)))?;
+            let response = pool
+                .request(request)
+                .await
+                .map_err(|e| failed(crate::aggregation::failure(&e, &address.to_string())))?;
             let code = response.status().as_u16();
+            let kind =
+                response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
             let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
             let body = body.map_err(|e| failed(e.to_string()))?.to_bytes();
             match code {
                 200..=299 => serde_json::from_slice(&body).map_err(|e| e.to_string()),
-                404 => Err("the server could not find the requested resource".into()),
-                503 => Err("the server is currently unable to handle the request".into()),
-                500 => {
-                    let text = String::from_utf8_lossy(&body);
-                    Err(format!(
-                        "an error on the server ({:?}) has prevented the request from succeeding",
-                        text.trim()
-                    ))
-                }
-                code => Err(format!(
-                    "the server responded with the status code {code} but did not return more information"
-                )),
+                code => Err(crate::aggregation::server_response(code, &kind, &body)),
             }
         };
         match tokio::time::timeout(TIMEOUT, exchange).await {

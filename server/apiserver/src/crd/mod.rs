@@ -15,7 +15,7 @@ mod versions;
 
 pub use definition::Custom;
 pub(crate) use definition::shape;
-pub(crate) use versions::{Current, current, prepare, read, to_storage, view};
+pub(crate) use versions::{Current, convert, current, prepare, read, to_storage, view};
 
 use crate::ApiServer;
 use crate::status::ApiError;

@@ -266,6 +266,18 @@ pub(crate) async fn read(
     Ok(Current { value, revision, stale })
 }
 
+/// An object of any version, in the resource's.
+pub(crate) async fn convert(
+    server: &ApiServer,
+    resource: &Resource,
+    object: Value,
+) -> Result<Value, ApiError> {
+    match &resource.custom {
+        None => Ok(object),
+        Some(custom) => custom.versions.convert(server, &resource.version, object).await,
+    }
+}
+
 /// The object in the version it is stored in; `None` where it is in that already.
 pub(crate) async fn to_storage(
     server: &ApiServer,

@@ -266,6 +266,8 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub ignore_store_read_error: bool,
+    /// The request names a collection and no object.
+    pub of_collection: bool,
     /// As sent, for admission.
     pub value: Value,
 }

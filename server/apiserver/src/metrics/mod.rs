@@ -3,7 +3,10 @@
 pub(crate) mod families;
 mod parts;
 
-pub(crate) use parts::{AdmissionMetrics, StoreMetrics, render_webhooks, webhook_called};
+pub(crate) use parts::{
+    AdmissionMetrics, HookEnd, StoreMetrics, condition_excluded, render_webhooks, webhook_called,
+    webhook_failed_open,
+};
 
 use crate::http::RequestInfo;
 use families::{Buckets, Counters, head};

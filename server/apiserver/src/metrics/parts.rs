@@ -134,13 +134,76 @@ static WEBHOOKS: LazyLock<Histograms<7>> = LazyLock::new(|| {
     )
 });
 
+static REQUESTS: LazyLock<Counters> = LazyLock::new(|| {
+    Counters::new(
+        "apiserver_admission_webhook_request_total",
+        "Admission webhook request total, identified by name and broken out for each admission type (validating or mutating) and operation. Additional labels specify whether the request was rejected or not and an HTTP status code. Codes greater than 600 are truncated to 600, to keep the metrics cardinality bounded.",
+    )
+});
+static REJECTIONS: LazyLock<Counters> = LazyLock::new(|| {
+    Counters::new(
+        "apiserver_admission_webhook_rejection_count",
+        "Admission webhook rejection count, identified by name and broken out for each admission type (validating or admit) and operation. Additional labels specify an error type (calling_webhook_error or apiserver_internal_error if an error occurred; no_error otherwise) and optionally a non-zero rejection code if the webhook rejects the request with an HTTP status code (honored by the apiserver when the code is greater or equal to 400). Codes greater than 600 are truncated to 600, to keep the metrics cardinality bounded.",
+    )
+});
+static FAILED_OPEN: LazyLock<Counters> = LazyLock::new(|| {
+    Counters::new(
+        "apiserver_admission_webhook_fail_open_count",
+        "Admission webhook fail open count, identified by name and broken out for each admission type (validating or mutating).",
+    )
+});
+static EXCLUSIONS: LazyLock<Counters> = LazyLock::new(|| {
+    Counters::new(
+        "apiserver_admission_match_condition_exclusions_total",
+        "Admission match condition evaluation exclusions count, identified by name of resource containing the match condition and broken out for each kind containing matchConditions (webhook or policy), operation and admission type (validate or admit).",
+    )
+});
+
+/// How a call ended.
+#[derive(Clone, Copy)]
+pub(crate) struct HookEnd {
+    pub rejected: bool,
+    pub code: u16,
+    /// The `error_type` of a rejection.
+    pub why: Option<&'static str>,
+    pub took: Duration,
+}
+
 /// Notes one call; `kind` is `admit` or `validating`.
-pub(crate) fn webhook_called(name: &str, kind: &'static str, op: Operation, rejected: bool, took: Duration) {
+pub(crate) fn webhook_called(name: &str, kind: &'static str, op: Operation, end: HookEnd) {
     let op = operation(op);
+    let HookEnd { rejected, code, why, took } = end;
+    let code = code.min(600);
     let labels = || format!("name=\"{name}\",operation=\"{op}\",rejected=\"{rejected}\",type=\"{kind}\"");
     WEBHOOKS.note(hash((name, kind, op, rejected)), labels, took.as_secs_f64());
+    REQUESTS.note(hash((name, kind, op, rejected, code)), || format!("code=\"{code}\",{}", labels()));
+    if let Some(why) = why {
+        let code = if why == "no_error" { code } else { 0 };
+        REJECTIONS.note(hash((name, kind, op, why, code)), || {
+            format!(
+                "error_type=\"{why}\",name=\"{name}\",operation=\"{op}\",rejection_code=\"{code}\",type=\"{kind}\""
+            )
+        });
+    }
+}
+
+/// A hook could not be asked and was passed over.
+pub(crate) fn webhook_failed_open(name: &str, kind: &'static str) {
+    FAILED_OPEN.note(hash((name, kind)), || format!("name=\"{name}\",type=\"{kind}\""));
+}
+
+/// A match condition kept a webhook or a policy (`of`) from a request.
+pub(crate) fn condition_excluded(name: &str, of: &'static str, kind: &'static str, op: Operation) {
+    let op = operation(op);
+    EXCLUSIONS.note(hash((name, of, kind, op)), || {
+        format!("kind=\"{of}\",name=\"{name}\",operation=\"{op}\",type=\"{kind}\"")
+    });
 }
 
 pub(crate) fn render_webhooks(out: &mut String) {
     WEBHOOKS.render(out);
+    REQUESTS.render(out);
+    REJECTIONS.render(out);
+    FAILED_OPEN.render(out);
+    EXCLUSIONS.render(out);
 }

@@ -90,7 +90,8 @@ impl ApiServer {
             schemas::manage_update(resource, None, &mut object, &target.manager, target.subresource);
         }
         let name = meta::name(&object).to_owned();
-        let request = target.admission(Operation::Create, &name, None, &options, dry_run);
+        let versions = self.forms(target);
+        let request = target.admission(Operation::Create, &name, None, &options, dry_run, &versions);
         self.admit(&request, &mut object).await?;
         if request.notes.is_changed() {
             schemas::prune(resource, &mut object)?;
@@ -110,9 +111,8 @@ impl ApiServer {
             warnings.push(text);
         }
         warnings.extend(self.admission_warnings(&request, &object));
-        let verdict = self.admit_validating(&request, Some(&object)).await;
+        self.admit_validating(&request, Some(&object)).await?;
         warnings.extend(request.notes.take_warnings());
-        verdict?;
         if dry_run {
             // Nothing is written, but a taken name is still an error.
             if self.storage.get(resource, target.namespace, &name).await?.is_some() {

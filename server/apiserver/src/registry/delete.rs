@@ -21,6 +21,8 @@ pub struct Deleted {
     pub value: Value,
     pub is_object: bool,
     pub code: u16,
+    /// What admission had to say.
+    pub warnings: Vec<String>,
 }
 
 /// What deleting means for one state of an object.
@@ -56,6 +58,19 @@ impl ApiServer {
         options: &DeleteOptions,
         mut admitted: bool,
     ) -> Result<Deleted, ApiError> {
+        let mut warnings = Vec::new();
+        let mut deleted = self.delete_attempts(target, options, &mut admitted, &mut warnings).await?;
+        deleted.warnings = warnings;
+        Ok(deleted)
+    }
+
+    async fn delete_attempts(
+        &self,
+        target: &Target<'_>,
+        options: &DeleteOptions,
+        admitted: &mut bool,
+        warnings: &mut Vec<String>,
+    ) -> Result<Deleted, ApiError> {
         let resource = target.resource;
         let mut current = self.current(resource, target.namespace, target.name).await?;
         for _ in 0..ATTEMPTS {
@@ -63,17 +78,20 @@ impl ApiServer {
                 return Err(target.not_found());
             };
             check_preconditions(target, options, &old)?;
-            if !admitted {
+            if !*admitted {
+                let versions = self.forms(target);
                 let request = target.admission(
                     Operation::Delete,
-                    target.name,
+                    if options.of_collection { "" } else { target.name },
                     Some(&old),
                     &options.value,
                     options.dry_run,
+                    &versions,
                 );
                 self.admit(&request, &mut old.clone()).await?;
                 self.admit_validating(&request, None).await?;
-                admitted = true;
+                warnings.extend(request.notes.take_warnings());
+                *admitted = true;
             }
             let key = resource.key(target.namespace, target.name);
             let result = match plan(resource, &old, options)? {
@@ -243,10 +261,10 @@ fn answer(resource: &Resource, object: Value, pending: bool, options: &DeleteOpt
     let cascading = options.value["orphanDependents"] == Value::Bool(false);
     let code = if pending && cascading { 202 } else { 200 };
     if pending || returns_object(resource) {
-        return Deleted { value: object, is_object: true, code };
+        return Deleted { value: object, is_object: true, code, warnings: Vec::new() };
     }
     let value = status::success(&resource.group, &resource.plural, meta::name(&object), meta::uid(&object));
-    Deleted { value, is_object: false, code }
+    Deleted { value, is_object: false, code, warnings: Vec::new() }
 }
 
 /// Kinds whose delete answers with the object rather than a `Status`.

@@ -6,6 +6,7 @@
 
 pub mod create;
 pub mod delete;
+pub mod forms;
 pub mod list;
 pub mod meta;
 pub mod patch;
@@ -58,6 +59,7 @@ impl Target<'_> {
         old: Option<&'a Value>,
         options: &'a Value,
         dry_run: bool,
+        versions: &'a forms::Forms<'a>,
     ) -> Request<'a> {
         Request {
             operation,
@@ -72,6 +74,7 @@ impl Target<'_> {
             options,
             user: self.user,
             dry_run,
+            versions: Some(versions),
             notes: Default::default(),
         }
     }
@@ -98,14 +101,19 @@ impl ApiServer {
             let (began, op) = (Instant::now(), request.operation);
             let mut last = began;
             let mut outcome = Ok(());
-            for plugin in &self.config.admission {
-                if plugin.handles(request) {
-                    outcome = plugin.mutate(request, object).await;
-                    let now = Instant::now();
-                    metrics.plugin(plugin.name(), "admit", op, outcome.is_err(), now - last);
-                    last = now;
+            'rounds: loop {
+                for plugin in &self.config.admission {
+                    if plugin.handles(request) {
+                        outcome = plugin.mutate(request, object).await;
+                        let now = Instant::now();
+                        metrics.plugin(plugin.name(), "admit", op, outcome.is_err(), now - last);
+                        last = now;
+                    }
+                    if outcome.is_err() {
+                        break 'rounds;
+                    }
                 }
-                if outcome.is_err() {
+                if !request.notes.rounds.next() {
                     break;
                 }
             }
@@ -206,7 +214,14 @@ impl ApiServer {
     }
 }
 
-fn denied(d: Denied, request: &Request<'_>) -> ApiError {
+fn denied(mut d: Denied, request: &Request<'_>) -> ApiError {
+    let (status, warnings) = (d.status.take(), request.notes.take_warnings());
+    let mut error = worded(d, request);
+    (error.made, error.warnings) = (status, warnings);
+    error
+}
+
+fn worded(d: Denied, request: &Request<'_>) -> ApiError {
     let name = request.name;
     if d.by_policy {
         return ApiError::forbidden(request.group, request.resource, name, &d.message)

@@ -91,8 +91,9 @@ impl ApiServer {
         }
         let options = target.options.to_value("UpdateOptions");
         let operation = if mode.connect_as_create { Operation::Create } else { Operation::Update };
-        let request = target.admission(operation, target.name, Some(old), &options, target.options.dry_run);
         let dry_run = target.options.dry_run;
+        let versions = self.forms(target);
+        let request = target.admission(operation, target.name, Some(old), &options, dry_run, &versions);
         self.admit(&request, &mut new).await?;
         if request.notes.is_changed() {
             schemas::prune(resource, &mut new)?;
@@ -117,9 +118,8 @@ impl ApiServer {
             warnings.extend(strategy.warnings(&new, Some(old)));
         }
         warnings.extend(self.admission_warnings(&request, &new));
-        let verdict = self.admit_validating(&request, Some(&new)).await;
+        self.admit_validating(&request, Some(&new)).await?;
         warnings.extend(request.notes.take_warnings());
-        verdict?;
         meta::set_revision(&mut new, revision);
         if dry_run {
             let json = serde_json::to_vec(&new).map_err(ApiError::internal)?.into();

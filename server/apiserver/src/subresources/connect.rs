@@ -80,6 +80,7 @@ pub(super) async fn admit(
         options: &Value::Null,
         user: &call.user,
         dry_run: false,
+        versions: None,
         notes: Default::default(),
     };
     server.admit(&request, &mut object).await?;

@@ -68,6 +68,7 @@ pub(super) async fn create(
         options: &asked,
         user: &call.user,
         dry_run: delete.dry_run,
+        versions: None,
         notes: Default::default(),
     };
     server.admit(&admission, &mut eviction.clone()).await?;

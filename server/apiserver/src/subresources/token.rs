@@ -54,6 +54,7 @@ pub(super) async fn create(
         options: &asked,
         user: &call.user,
         dry_run: options.dry_run,
+        versions: None,
         notes: Default::default(),
     };
     server.admit(&admission, &mut request).await?;

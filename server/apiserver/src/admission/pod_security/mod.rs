@@ -372,6 +372,7 @@ mod tests {
             options: &Value::Null,
             user: &user,
             dry_run: false,
+            versions: None,
             notes: Default::default(),
         };
         let deployment = json!({"spec": {"template": {"spec": {"hostNetwork": true}}}});

@@ -1,7 +1,7 @@
 //! `matchConstraints` and `matchResources`: which requests a policy or a binding is for.
 
 use super::super::Request;
-use super::super::webhooks::Rule;
+use super::super::webhooks::{Forms, Rule};
 use crate::reader::{Reader, items, strings, text};
 use machinery::labels::Selector;
 use serde_json::Value;
@@ -45,6 +45,7 @@ impl Criteria {
         reader: &dyn Reader,
         r: &Request<'_>,
         object: Option<&Value>,
+        forms: &Forms<'_>,
     ) -> Result<bool, String> {
         let namespaces = self.namespace(reader, r, object);
         if namespaces == Ok(false) {
@@ -59,7 +60,10 @@ impl Criteria {
             return Ok(false);
         }
         let names = |named: &Named| named.names.is_empty() || named.names.iter().any(|n| n == r.name);
-        let any = |list: &[Named]| list.iter().any(|n| n.rule.matches(r, self.exact) && names(n));
+        let any = |list: &[Named]| {
+            list.iter()
+                .any(|n| names(n) && forms.matching(std::slice::from_ref(&n.rule), self.exact).is_some())
+        };
         if any(&self.exclude) || (!self.include.is_empty() && !any(&self.include)) {
             return Ok(false);
         }

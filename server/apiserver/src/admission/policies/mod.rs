@@ -40,6 +40,18 @@ fn exempt(r: &Request<'_>) -> bool {
         )
 }
 
+/// Reads a changed object as its kind: what that does not know falls away, and what it cannot hold is an error.
+pub(super) fn decode(object: &mut Value) -> Result<(), String> {
+    let (api_version, kind) = (text(object, "/apiVersion").to_owned(), text(object, "/kind").to_owned());
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    if let Some((schema, root)) = schemas::kind_shape(group, version, &kind) {
+        use machinery::codec;
+        let decoded = codec::decode_value(object.take(), schema, root, codec::Strictness::Ignore);
+        *object = decoded.map_err(|e| e.to_string())?.value;
+    }
+    Ok(())
+}
+
 /// Gives what a mutation added its defaults, as upstream does after each.
 pub(super) fn default(object: &mut Value) {
     let (api_version, kind) = (text(object, "/apiVersion").to_owned(), text(object, "/kind").to_owned());

@@ -1,5 +1,6 @@
 //! The MutatingAdmissionPolicy plugin.
 
+use super::super::webhooks::Forms;
 use super::super::{Denied, Operation, Plugin, Request};
 use super::environment;
 use super::expression::{Halt, Inputs, OUT_OF_BUDGET, Scope, Verdict, verdict};
@@ -69,6 +70,15 @@ struct Invocation {
     param: Option<Value>,
 }
 
+impl Invocation {
+    /// Unique among all invocations for a request.
+    fn key(&self) -> String {
+        let of = |field: &str| self.param.as_ref().map_or("", |p| text(p, field));
+        let (namespace, name) = (of("/metadata/namespace"), of("/metadata/name"));
+        format!("{}/{}/{namespace}/{name}", self.policy.name, self.binding.name)
+    }
+}
+
 /// Why a policy's changes were not made.
 enum Failed {
     Pending,
@@ -102,6 +112,7 @@ impl MutatingAdmissionPolicy {
         let mut out = Vec::new();
         let mut refusal: Option<String> = None;
         let reader = &*self.reader;
+        let forms = Forms::new(r, Some(object));
         for hook in self.store.hooks().iter() {
             let policy = &hook.policy;
             let mut refuse = |message: String| {
@@ -112,7 +123,7 @@ impl MutatingAdmissionPolicy {
             let misconfigured = |why: String| {
                 format!("policy {:?} denied request: failed to configure policy: {why}", policy.name)
             };
-            match policy.criteria.matches(reader, r, Some(object)) {
+            match policy.criteria.matches(reader, r, Some(object), &forms) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(why) => {
@@ -127,7 +138,7 @@ impl MutatingAdmissionPolicy {
             }
             for binding in &hook.bindings {
                 let matches = match &binding.criteria {
-                    Some(criteria) => criteria.matches(reader, r, Some(object)),
+                    Some(criteria) => criteria.matches(reader, r, Some(object), &forms),
                     None => Ok(true),
                 };
                 let params = matches.and_then(|matches| match matches {
@@ -180,7 +191,7 @@ impl MutatingAdmissionPolicy {
         asked: &Arc<Asked>,
     ) -> Result<Option<Value>, Failed> {
         let policy = &invocation.policy;
-        let request = environment::request(r, Some(object));
+        let request = environment::request(r, Some(object), &r.form(Some(object)));
         let inputs = Inputs {
             object,
             old: r.old.unwrap_or(&Value::Null),
@@ -247,21 +258,28 @@ impl Plugin for MutatingAdmissionPolicy {
     }
 
     async fn mutate(&self, r: &Request<'_>, object: &mut Value) -> Result<(), Denied> {
+        let rounds = &r.notes.rounds;
+        let second = rounds.is_second();
+        rounds.policies.lock().begin(second, object);
+        let mut mutated = false;
         let (invocations, mut refusal) = self.invocations(r, object);
         if !invocations.is_empty() {
             let space = namespace(&*self.reader, r)?;
             let asked = Asked::new(self.authorizer.clone(), r.user);
-            let mut last_change = 0;
-            let mut again: Vec<usize> = Vec::new();
-            for (at, invocation) in invocations.iter().enumerate() {
+            for invocation in &invocations {
+                if second && !rounds.policies.lock().is_due(&invocation.key()) {
+                    continue;
+                }
                 match self.invoke(invocation, r, object, &space, &asked).await {
                     Ok(Some(changed)) => {
                         if changed != *object {
                             *object = changed;
-                            last_change = at;
+                            rounds.policies.lock().changed();
                         }
+                        mutated = true;
+                        rounds.want_another();
                         if invocation.policy.reinvoke {
-                            again.push(at);
+                            rounds.policies.lock().ran(&invocation.key());
                         }
                     }
                     Ok(None) => {}
@@ -278,20 +296,14 @@ impl Plugin for MutatingAdmissionPolicy {
                     }
                 }
             }
-            // Those that ran before the last change and want to see it.
-            for at in again.into_iter().filter(|at| *at < last_change) {
-                let invocation = &invocations[at];
-                match self.invoke(invocation, r, object, &space, &asked).await {
-                    Ok(Some(changed)) => *object = changed,
-                    Ok(None) => {}
-                    Err(_) if invocation.policy.ignore_failure => {}
-                    Err(why) => {
-                        let message = denied(&invocation.policy.name, &invocation.binding.name, &why);
-                        refusal.get_or_insert(message);
-                    }
-                }
-            }
         }
+        let mut runs = rounds.policies.lock();
+        if mutated {
+            // Upstream has whoever mutated see the object once more, itself included.
+            runs.changed();
+        }
+        runs.end(object);
+        drop(runs);
         match refusal {
             None => Ok(()),
             Some(message) => Err(Denied::new(403, "Invalid", message)),

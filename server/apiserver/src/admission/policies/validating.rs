@@ -1,5 +1,6 @@
 //! The ValidatingAdmissionPolicy plugin.
 
+use super::super::webhooks::Forms;
 use super::super::{Denied, Plugin, Request};
 use super::environment;
 use super::expression::{Halt, Inputs, OUT_OF_BUDGET, Scope, Verdict, verdict};
@@ -238,6 +239,7 @@ impl ValidatingAdmissionPolicy {
         policy: &Policy,
         binding: &Binding,
         asked: &Arc<Asked>,
+        forms: &Forms<'_>,
         found: &mut Gathered,
     ) -> Result<Vec<(String, String)>, Denied> {
         let by = |message: &str| {
@@ -251,7 +253,7 @@ impl ValidatingAdmissionPolicy {
             (!policy.ignore_failure).then_some((message, "Invalid"))
         };
         let matches = match &binding.criteria {
-            Some(criteria) => criteria.matches(&*self.reader, r, object),
+            Some(criteria) => criteria.matches(&*self.reader, r, object, forms),
             None => Ok(true),
         };
         match matches {
@@ -332,6 +334,7 @@ impl Plugin for ValidatingAdmissionPolicy {
 
     async fn validate(&self, r: &Request<'_>, object: Option<&Value>) -> Result<(), Denied> {
         let hooks = self.store.hooks();
+        let forms = Forms::new(r, object);
         let mut found = Gathered::default();
         let mut request: Option<Value> = None;
         let asked = Asked::new(self.authorizer.clone(), r.user);
@@ -344,7 +347,7 @@ impl Plugin for ValidatingAdmissionPolicy {
                 );
                 (!policy.ignore_failure).then_some((message, "Invalid"))
             };
-            match policy.criteria.matches(&*self.reader, r, object) {
+            match policy.criteria.matches(&*self.reader, r, object, &forms) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(why) => {
@@ -356,10 +359,11 @@ impl Plugin for ValidatingAdmissionPolicy {
                 found.denied.extend(misconfigured(why));
                 continue;
             }
-            let request = request.get_or_insert_with(|| environment::request(r, object));
+            let request = request.get_or_insert_with(|| environment::request(r, object, forms.own()));
             let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for binding in &hook.bindings {
-                let made = self.bound(r, object, request, policy, binding, &asked, &mut found).await?;
+                let made =
+                    self.bound(r, object, request, policy, binding, &asked, &forms, &mut found).await?;
                 for (key, value) in made {
                     let values = annotations.entry(key).or_default();
                     if !values.contains(&value) {

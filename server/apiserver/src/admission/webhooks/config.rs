@@ -1,6 +1,7 @@
 //! Webhook configurations, read once for each revision of them.
 
-use super::super::{Operation, Request};
+use super::super::{Denied, Form, Operation, Request};
+use super::review::Review;
 use super::transport::Endpoint;
 use crate::cache::Entry;
 use crate::reader::{Reader, items, parse, strings, text};
@@ -38,6 +39,10 @@ pub(super) struct Hook {
     /// May be called for a dry run.
     pub dry_run: bool,
     pub reinvoke: bool,
+    /// Unique among all hooks.
+    pub key: String,
+    /// The review it is sent.
+    pub review: Option<Review>,
     pub conditions: Conditions,
     exact: bool,
     rules: Vec<Rule>,
@@ -45,16 +50,36 @@ pub(super) struct Hook {
     object_selector: Result<Selector, String>,
 }
 
-/// Whether a hook is to be called for a request.
-pub(super) enum Interest {
-    No,
-    Yes,
-    /// A selector that cannot be read: handled like a failed call.
-    Unknown(String),
+/// The forms a request's object has, found when they are first asked for.
+pub(in super::super) struct Forms<'a> {
+    request: &'a Request<'a>,
+    own: Form,
+    others: std::sync::OnceLock<Vec<Form>>,
+}
+
+impl<'a> Forms<'a> {
+    pub fn new(request: &'a Request<'a>, object: Option<&Value>) -> Self {
+        Self { request, own: request.form(object), others: std::sync::OnceLock::new() }
+    }
+
+    pub fn own(&self) -> &Form {
+        &self.own
+    }
+
+    /// The form that the rules are about: the request's, or an equivalent one.
+    pub fn matching(&self, rules: &[Rule], exact: bool) -> Option<&Form> {
+        let r = self.request;
+        if rules.iter().any(|rule| rule.matches(r, &self.own)) {
+            return Some(&self.own);
+        }
+        let versions = r.versions.filter(|_| !exact && rules.iter().any(|rule| rule.may_match(r)))?;
+        let others = self.others.get_or_init(|| versions.others());
+        rules.iter().find_map(|rule| others.iter().find(|form| rule.matches(r, form)))
+    }
 }
 
 impl Hook {
-    fn read(configuration: &str, value: &Value) -> Self {
+    fn read(configuration: &str, index: usize, value: &Value) -> Self {
         let selector =
             |v: &Value| Selector::from_object(Some(v).filter(|v| v.is_object())).map_err(|e| e.to_string());
         let everything = |v: &Value| if v.is_object() { selector(v) } else { Ok(Selector::everything()) };
@@ -67,6 +92,8 @@ impl Hook {
             timeout: Duration::from_secs(seconds),
             dry_run: matches!(text(value, "/sideEffects"), "None" | "NoneOnDryRun"),
             reinvoke: text(value, "/reinvocationPolicy") == "IfNeeded",
+            key: format!("{configuration}/{}/{index}", text(value, "/name")),
+            review: Review::of(&strings(value, "/admissionReviewVersions")),
             conditions: match items(value, "/matchConditions") {
                 [] => Conditions::default(),
                 _ => Conditions::compile(value, &env(Has { authorizer: true, ..Has::default() })),
@@ -78,35 +105,52 @@ impl Hook {
         }
     }
 
-    pub fn interest(&self, reader: &dyn Reader, r: &Request<'_>, object: Option<&Value>) -> Interest {
-        if !self.rules.iter().any(|rule| rule.matches(r, self.exact)) {
-            return Interest::No;
+    /// The form it is to be asked about, if it is for this request at all.
+    pub fn interest<'f>(
+        &self,
+        reader: &dyn Reader,
+        r: &Request<'_>,
+        object: Option<&Value>,
+        forms: &'f Forms<'_>,
+    ) -> Result<Option<&'f Form>, Denied> {
+        let of_space = self.namespace(reader, r, object);
+        if matches!(of_space, Ok(false)) {
+            return Ok(None);
         }
-        let namespaces = match &self.namespace_selector {
-            Ok(selector) => selector,
-            Err(error) => return Interest::Unknown(error.clone()),
+        let of_object = match &self.object_selector {
+            Ok(selector) if selector.is_empty() => Ok(true),
+            Ok(selector) => Ok([object, r.old].into_iter().flatten().any(|o| selector.matches_object(o))),
+            Err(error) => Err(Denied::internal(error)),
         };
-        if !namespaces.is_empty() {
-            if r.group.is_empty() && r.resource == "namespaces" {
-                if object.or(r.old).is_some_and(|o| !namespaces.matches_object(o)) {
-                    return Interest::No;
-                }
-            } else if !r.namespace.is_empty() {
-                match reader.get("", "namespaces", "", r.namespace) {
-                    Some(entry) if namespaces.matches(entry.labels()) => {}
-                    Some(_) => return Interest::No,
-                    None => return Interest::Unknown(format!("namespaces {:?} not found", r.namespace)),
-                }
-            }
+        if matches!(of_object, Ok(false)) {
+            return Ok(None);
         }
-        let objects = match &self.object_selector {
-            Ok(selector) => selector,
-            Err(error) => return Interest::Unknown(error.clone()),
-        };
-        if !objects.is_empty() && ![object, r.old].into_iter().flatten().any(|o| objects.matches_object(o)) {
-            return Interest::No;
+        let Some(form) = forms.matching(&self.rules, self.exact) else { return Ok(None) };
+        of_space?;
+        of_object?;
+        Ok(Some(form))
+    }
+
+    fn namespace(
+        &self,
+        reader: &dyn Reader,
+        r: &Request<'_>,
+        object: Option<&Value>,
+    ) -> Result<bool, Denied> {
+        let selector = self.namespace_selector.as_ref().map_err(Denied::internal)?;
+        let itself = r.group.is_empty() && r.resource == "namespaces";
+        if selector.is_empty() || (r.namespace.is_empty() && !itself) {
+            return Ok(true);
         }
-        Interest::Yes
+        if itself && r.subresource.is_empty() && matches!(r.operation, Operation::Create | Operation::Update)
+        {
+            return Ok(object.is_some_and(|o| selector.matches_object(o)));
+        }
+        let name = if itself { r.name } else { r.namespace };
+        match reader.get("", "namespaces", "", name) {
+            Some(entry) => Ok(selector.matches(entry.labels())),
+            None => Err(Denied::not_found("namespaces", name)),
+        }
     }
 }
 
@@ -121,23 +165,28 @@ impl Rule {
         }
     }
 
-    /// `exact`: not through another version of the same resource.
-    pub fn matches(&self, r: &Request<'_>, exact: bool) -> bool {
-        let has = |list: &[String], wanted: &str| list.iter().any(|s| s == "*" || s == wanted);
+    /// Whether it is about the request, as one of this form.
+    pub fn matches(&self, r: &Request<'_>, form: &Form) -> bool {
+        has(&self.groups, &form.group)
+            && has(&self.versions, &form.version)
+            && self.resources.iter().any(|wanted| resource_matches(wanted, &form.resource, r.subresource))
+            && self.may_match(r)
+    }
+
+    /// What does not depend on the form.
+    fn may_match(&self, r: &Request<'_>) -> bool {
         let cluster = r.namespace.is_empty() || (r.group.is_empty() && r.resource == "namespaces");
         let scope = match self.scope.as_str() {
             "Cluster" => cluster,
             "Namespaced" => !cluster,
             _ => true,
         };
-        // An equivalent rule names another version of the same resource; the request is sent in its own.
-        let version = !exact || has(&self.versions, r.version);
-        scope
-            && version
-            && has(&self.groups, r.group)
-            && has(&self.operations, r.operation.word())
-            && self.resources.iter().any(|wanted| resource_matches(wanted, r.resource, r.subresource))
+        scope && has(&self.operations, r.operation.word())
     }
+}
+
+fn has(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|s| s == "*" || s == wanted)
 }
 
 fn resource_matches(rule: &str, resource: &str, subresource: &str) -> bool {
@@ -189,8 +238,11 @@ impl Configurations {
                 return hooks.clone();
             }
             let object = parse(entry);
-            let hooks: Arc<[Arc<Hook>]> =
-                items(&object, "/webhooks").iter().map(|h| Arc::new(Hook::read(&entry.name, h))).collect();
+            let hooks: Arc<[Arc<Hook>]> = items(&object, "/webhooks")
+                .iter()
+                .enumerate()
+                .map(|(at, h)| Arc::new(Hook::read(&entry.name, at, h)))
+                .collect();
             read.insert(entry.name.to_string(), (entry.revision, hooks.clone()));
             hooks
         };

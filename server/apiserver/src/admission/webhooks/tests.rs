@@ -3,6 +3,7 @@
 use super::super::support::testing::Ask;
 use super::*;
 use crate::reader::fake::FakeCluster;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -14,7 +15,12 @@ struct Script {
 
 #[async_trait]
 impl WebhookTransport for Script {
-    async fn call(&self, endpoint: &Endpoint, review: Bytes) -> Result<Bytes, String> {
+    async fn call(
+        &self,
+        endpoint: &Endpoint,
+        _: std::time::Duration,
+        review: Bytes,
+    ) -> Result<Answered, String> {
         let url = endpoint.shown(std::time::Duration::from_secs(1));
         let path = url.split('/').next_back().unwrap_or("").split('?').next().unwrap_or("").to_owned();
         self.calls.lock().push(path.clone());
@@ -39,7 +45,9 @@ impl WebhookTransport for Script {
             }
             _ => {}
         }
-        Ok(json!({"response": response}).to_string().into())
+        let answer =
+            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+        Ok(Answered { code: 200, content_type: "application/json".into(), body: answer.to_string().into() })
     }
 }
 
@@ -67,6 +75,7 @@ fn hook(path: &str, extra: Value) -> Value {
         "clientConfig": {"url": format!("https://hooks.example.com/{path}"), "caBundle": STANDARD.encode(ca.certificate_pem())},
         "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["*"], "resources": ["pods"]}],
         "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
     });
     for (key, value) in extra.as_object().unwrap() {
         hook[key] = value.clone();
@@ -226,7 +235,8 @@ async fn a_webhook_behind_tls_is_reached_and_a_stranger_is_not_trusted() {
                     let status = json!({"message": format!("{} {}", review["request"]["operation"], review["request"]["name"])});
                     let response =
                         json!({"uid": review["request"]["uid"], "allowed": false, "status": status});
-                    let answer = json!({"response": response}).to_string();
+                    let answer = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+                    let answer = answer.to_string();
                     Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(answer))))
                 },
             );

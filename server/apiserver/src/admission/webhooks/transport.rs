@@ -1,42 +1,37 @@
-//! Reaching a webhook: HTTPS to a URL or a Service.
+//! Reaching a webhook: HTTPS to a URL or a Service, over connections that are kept.
 
-use crate::reader::{Reader, parse, text};
+use crate::aggregation::{self, Address, Pool, Service};
+use crate::reader::{Reader, parse};
 use async_trait::async_trait;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use serde_json::Value;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Limited};
 use std::sync::Arc;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use std::time::Duration;
 
 /// What an answer may weigh.
 const MAX_ANSWER: usize = 3 << 20;
 
 #[derive(Clone, Debug)]
 enum Target {
-    Host(String),
-    Service { namespace: String, name: String },
+    Host(Address),
+    Service(Service),
 }
 
 /// Where a webhook listens, and whom to trust there.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     target: Target,
-    port: u16,
     path: String,
-    /// The name its certificate must have.
-    server_name: String,
-    tls: Arc<rustls::ClientConfig>,
+    /// Scheme, host and port, as messages show them.
+    shown: String,
+    pool: Pool,
 }
 
-fn tls(ca: Option<&[u8]>) -> Result<Arc<rustls::ClientConfig>, String> {
+fn connections(ca: Option<&[u8]>, server_name: &str) -> Result<Pool, String> {
     let ca = ca.ok_or("it has no caBundle, and this server trusts no public authorities")?;
-    let authorities = kit::pki::pem::certificates(ca).map_err(|e| e.to_string())?;
-    let mut config = kit::pki::client_config(&authorities, None).map_err(|e| e.to_string())?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    aggregation::pool(aggregation::client_tls(ca, false, None)?, server_name)
 }
 
 impl Endpoint {
@@ -47,8 +42,9 @@ impl Endpoint {
             return Err(format!("the url {url:?} is not an https url"));
         }
         let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
-        let (port, server_name) = (uri.port_u16().unwrap_or(443), host.clone());
-        Ok(Self { target: Target::Host(host), port, path, server_name, tls: tls(ca)? })
+        let pool = connections(ca, &host)?;
+        let address = Address { host, port: uri.port_u16().unwrap_or(443) };
+        Ok(Self { shown: format!("https://{address}"), target: Target::Host(address), path, pool })
     }
 
     pub(super) fn service(
@@ -59,91 +55,85 @@ impl Endpoint {
         ca: Option<&[u8]>,
     ) -> Result<Self, String> {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Self {
-            target: Target::Service { namespace: namespace.into(), name: name.into() },
-            port,
-            path,
-            server_name: format!("{name}.{namespace}.svc"),
-            tls: tls(ca)?,
-        })
+        let service = Service { namespace: namespace.into(), name: name.into(), port };
+        let pool = connections(ca, &service.server_name())?;
+        let shown = format!("https://{}:{port}", service.server_name());
+        Ok(Self { shown, target: Target::Service(service), path, pool })
+    }
+
+    /// The path with the time the webhook has.
+    fn path(&self, timeout: Duration) -> String {
+        let separator = if self.path.contains('?') { '&' } else { '?' };
+        format!("{}{separator}timeout={}s", self.path, timeout.as_secs())
     }
 
     /// As error messages name it.
-    pub fn shown(&self, timeout: std::time::Duration) -> String {
-        let host = match &self.target {
-            Target::Host(host) => host.clone(),
-            Target::Service { .. } => self.server_name.clone(),
-        };
-        let separator = if self.path.contains('?') { '&' } else { '?' };
-        format!("https://{host}:{}{}{separator}timeout={}s", self.port, self.path, timeout.as_secs())
+    pub fn shown(&self, timeout: Duration) -> String {
+        format!("{}{}", self.shown, self.path(timeout))
     }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answered {
+    pub code: u16,
+    pub content_type: String,
+    pub body: Bytes,
 }
 
 /// Carries an AdmissionReview there and back. The seam for tests.
 #[async_trait]
 pub trait WebhookTransport: Send + Sync + 'static {
-    async fn call(&self, endpoint: &Endpoint, review: Bytes) -> Result<Bytes, String>;
+    /// `Err`: there was no answer.
+    async fn call(&self, endpoint: &Endpoint, timeout: Duration, review: Bytes) -> Result<Answered, String>;
 }
 
-/// The real one: a connection a call. Services are reached at their cluster address.
+/// The real one.
 pub(super) struct Https {
     pub reader: Arc<dyn Reader>,
 }
 
 impl Https {
-    fn address(&self, endpoint: &Endpoint) -> Result<String, String> {
-        match &endpoint.target {
-            Target::Host(host) => Ok(host.clone()),
-            Target::Service { namespace, name } => {
-                let entry = self.reader.get("", "services", namespace, name);
-                let service = parse(&*entry.ok_or_else(|| format!("service {name:?} not found"))?);
-                match (text(&service, "/spec/type"), text(&service, "/spec/clusterIP")) {
-                    ("ExternalName", _) => Ok(text(&service, "/spec/externalName").to_owned()),
-                    (_, "" | "None") => Err(format!("service {name:?} has no cluster address")),
-                    (_, address) => Ok(address.to_owned()),
-                }
-            }
-        }
+    /// Ready endpoints come first, then the cluster address, as for extension servers.
+    fn address(&self, endpoint: &Endpoint) -> Result<Address, String> {
+        let service = match &endpoint.target {
+            Target::Host(address) => return Ok(address.clone()),
+            Target::Service(service) => service,
+        };
+        let entry = self.reader.get("", "services", &service.namespace, &service.name);
+        let object = parse(&*entry.ok_or_else(|| format!("service {:?} not found", service.name))?);
+        let slices = self.reader.list("discovery.k8s.io", "endpointslices", Some(&service.namespace));
+        let owned = slices.iter().filter(|e| {
+            e.labels().get("kubernetes.io/service-name").is_some_and(|name| *name == service.name)
+        });
+        let slices: Vec<_> = owned.map(|e| parse(e)).collect();
+        let all = service.addresses(&object, &slices)?;
+        let at = rand::random_range(0..all.len().max(1));
+        all.into_iter()
+            .nth(at)
+            .ok_or_else(|| format!("no endpoints available for service {:?}", service.name))
     }
 }
 
 #[async_trait]
 impl WebhookTransport for Https {
-    async fn call(&self, endpoint: &Endpoint, review: Bytes) -> Result<Bytes, String> {
+    async fn call(&self, endpoint: &Endpoint, timeout: Duration, review: Bytes) -> Result<Answered, String> {
         let address = self.address(endpoint)?;
-        let tcp = TcpStream::connect((address.as_str(), endpoint.port))
-            .await
-            .map_err(|e| format!("dial tcp {address}:{}: {e}", endpoint.port))?;
-        let _ = tcp.set_nodelay(true);
-        let name = ServerName::try_from(endpoint.server_name.clone()).map_err(|e| e.to_string())?;
-        let stream = TlsConnector::from(endpoint.tls.clone())
-            .connect(name, tcp)
-            .await
-            .map_err(|e| format!("tls: {e}"))?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        // Ends with the sender below, or with this future's timeout.
-        let connection = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
-        let request = http::Request::post(&endpoint.path)
-            .header(http::header::HOST, &endpoint.server_name)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::ACCEPT, "application/json")
-            .header(http::header::USER_AGENT, "kube-apiserver-admission")
-            .body(Full::new(review))
-            .map_err(|e| e.to_string())?;
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let status = response.status();
+        let mut request = Request::new(aggregation::request_bytes(review));
+        *request.method_mut() = Method::POST;
+        let path = endpoint.path(timeout).parse().map_err(|e| format!("{e}"))?;
+        *request.uri_mut() = aggregation::target(&address, path).map_err(|e| e.to_string())?;
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*"));
+        headers.insert(USER_AGENT, HeaderValue::from_static("kube-apiserver-admission"));
+        let failed = |e| aggregation::failure(&e, &address.to_string());
+        let response = endpoint.pool.request(request).await.map_err(failed)?;
+        let code = response.status().as_u16();
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_owned();
         let body =
             Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|e| e.to_string())?;
-        drop(connection);
-        if !status.is_success() {
-            return Err(format!("the server answered {status}"));
-        }
-        Ok(body.to_bytes())
+        Ok(Answered { code, content_type, body: body.to_bytes() })
     }
-}
-
-/// For callers that need JSON.
-pub(super) fn decode(answer: &Bytes) -> Result<Value, String> {
-    serde_json::from_slice(answer).map_err(|e| format!("the answer is not JSON: {e}"))
 }
