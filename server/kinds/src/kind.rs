@@ -1,7 +1,7 @@
 //! A kind as a row: its names and the few functions in which it differs from every other.
 
 use super::Strategy;
-use super::support::{is_set, same};
+use super::support::{exactly, is_set, same};
 use crate::user::UserInfo;
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
@@ -294,7 +294,7 @@ impl Strategy for &'static Kind {
             carry_generation(object, old);
             return;
         }
-        let changed = self.generation.iter().any(|m| !same(object.get(m), old.get(m)));
+        let changed = self.generation.iter().any(|m| !exactly(object.get(m), old.get(m)));
         // Going into deletion is a new generation too.
         let deleted = is_set(object.get("metadata"), "deletionTimestamp")
             && !is_set(old.get("metadata"), "deletionTimestamp");

@@ -129,6 +129,13 @@ pub(super) fn preset(value: &mut Value, name: &str, default: impl Into<Value>) {
     }
 }
 
+/// [`preset`] for pointers: an empty text was given, and stays.
+pub(super) fn preset_pointer(value: &mut Value, name: &str, default: impl Into<Value>) {
+    if value.get(name).is_none_or(Value::is_null) {
+        preset(value, name, default);
+    }
+}
+
 /// [`preset`] for integers that are no pointers: zero is not there either.
 pub(super) fn preset_int(value: &mut Value, name: &str, default: i64) {
     if int(value, name).unwrap_or(0) == 0
