@@ -1,7 +1,10 @@
 //! The group `admissionregistration.k8s.io`: webhooks and policies.
 
 use super::kind::{Kind, Metadata};
-use super::support::{at, has, items, items_mut, map_mut, one_of, preset, some_mut, text, texts, with_spec};
+use super::support::{
+    at, has, items, items_mut, one_of, one_of_pointer, preset, preset_pointer, some_mut, supported_only,
+    text, texts, with_spec,
+};
 use crate::expressions::environment::{self, Has};
 use crate::expressions::{self, Expression, Returns};
 use machinery::field::{FieldErrors, Path};
@@ -38,6 +41,8 @@ pub(super) static KINDS: &[Kind] = &[
                 }
                 let found = Expression::compile(&env, text(v, "expression"), Returns::Bool);
                 expression(&found, &at_i.child("expression"), errors);
+                let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
+                one_of_pointer(v, "reason", &reasons, &at_i, errors);
                 let message = text(v, "messageExpression");
                 if !message.is_empty() {
                     let has_params = Has { params: has(spec, "paramKind"), ..Has::default() };
@@ -49,9 +54,7 @@ pub(super) static KINDS: &[Kind] = &[
             let list = SPEC.child("auditAnnotations");
             for (i, annotation) in items(spec, "auditAnnotations").iter().enumerate() {
                 let at_i = list.index(i);
-                if text(annotation, "key").is_empty() {
-                    errors.required(&at_i.child("key"), "");
-                }
+                annotation_key(o, i, &at_i.child("key"), errors);
                 if text(annotation, "valueExpression").trim().is_empty() {
                     errors.required(&at_i.child("valueExpression"), "valueExpression is not specified");
                     continue;
@@ -122,16 +125,16 @@ const SPEC: Path<'static> = Path::new("spec");
 
 fn webhook_defaults(object: &mut Value, mutating: bool) {
     for hook in items_mut(object, "webhooks") {
-        preset(hook, "failurePolicy", "Fail");
-        preset(hook, "matchPolicy", "Equivalent");
+        preset_pointer(hook, "failurePolicy", "Fail");
+        preset_pointer(hook, "matchPolicy", "Equivalent");
         preset(hook, "namespaceSelector", json!({}));
         preset(hook, "objectSelector", json!({}));
         preset(hook, "timeoutSeconds", 10);
         if mutating {
-            preset(hook, "reinvocationPolicy", "Never");
+            preset_pointer(hook, "reinvocationPolicy", "Never");
         }
         for rule in items_mut(hook, "rules") {
-            preset(rule, "scope", "*");
+            preset_pointer(rule, "scope", "*");
         }
         if let Some(client) = some_mut(hook, "clientConfig")
             && let Some(service) = some_mut(client, "service")
@@ -167,23 +170,15 @@ fn webhooks(object: &Value, mutating: bool, errors: &mut FieldErrors) {
         }
         seen.push(name);
         rules(hook, &path, errors);
-        let versions: Vec<&str> = texts(hook, "admissionReviewVersions").collect();
-        let at_versions = path.child("admissionReviewVersions");
-        if versions.is_empty() {
-            errors.required(&at_versions, "must specify one of v1, v1beta1");
-        } else if !versions.iter().any(|v| ["v1", "v1beta1"].contains(v)) {
-            errors.invalid(&at_versions, Value::from(versions), "must include at least one of v1, v1beta1");
-        }
-        one_of(hook, "failurePolicy", &["Fail", "Ignore"], &path, errors);
-        one_of(hook, "matchPolicy", &["Equivalent", "Exact"], &path, errors);
-        let effects = text(hook, "sideEffects");
-        if effects.is_empty() {
+        supported_only(hook, "failurePolicy", &["Fail", "Ignore"], &path, errors);
+        supported_only(hook, "matchPolicy", &["Equivalent", "Exact"], &path, errors);
+        if has(hook, "sideEffects") {
+            supported_only(hook, "sideEffects", &["None", "NoneOnDryRun"], &path, errors);
+        } else {
             errors.required(&path.child("sideEffects"), "must specify one of None, NoneOnDryRun");
-        } else if !["None", "NoneOnDryRun"].contains(&effects) {
-            errors.not_supported(&path.child("sideEffects"), effects, &["None", "NoneOnDryRun"]);
         }
         if mutating {
-            one_of(hook, "reinvocationPolicy", &["IfNeeded", "Never"], &path, errors);
+            supported_only(hook, "reinvocationPolicy", &["IfNeeded", "Never"], &path, errors);
         }
         if at(hook, "timeoutSeconds").as_i64().is_some_and(|n| !(1..=30).contains(&n)) {
             errors.invalid(
@@ -200,47 +195,113 @@ fn webhooks(object: &Value, mutating: bool, errors: &mut FieldErrors) {
             let env = environment::env(Has { authorizer: true, ..Has::default() });
             conditions(hook, &env, &path, errors);
         }
+        review_versions(hook, &path, errors);
+    }
+}
+
+/// Versions of reviews the webhook reads; one of them is one this server sends.
+fn review_versions(hook: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let path = path.child("admissionReviewVersions");
+    let versions: Vec<&str> = texts(hook, "admissionReviewVersions").collect();
+    if versions.is_empty() {
+        errors.required(&path, "must specify one of v1, v1beta1");
+        return;
+    }
+    for (i, version) in versions.iter().enumerate() {
+        if versions[..i].contains(version) {
+            errors.invalid(&path.index(i), *version, "duplicate version");
+        } else {
+            errors.invalid_each(&path.index(i), version, names::dns1035_label(version));
+        }
+    }
+    if !versions.iter().any(|v| ["v1", "v1beta1"].contains(v)) {
+        errors.invalid(&path, Value::from(versions), "must include at least one of v1, v1beta1");
+    }
+}
+
+/// An annotation's key, which audit events have under the policy's name.
+fn annotation_key(object: &Value, i: usize, path: &Path<'_>, errors: &mut FieldErrors) {
+    let all = items(at(object, "spec"), "auditAnnotations");
+    let (name, key) = (machinery::meta::name(object), text(&all[i], "key"));
+    if name.is_empty() {
+        errors.invalid(path, key, "requires metadata.name be non-empty");
+    } else {
+        let full = format!("{name}/{key}");
+        errors.invalid_each(path, &full, names::qualified_name(&full));
+    }
+    if all[..i].iter().any(|a| text(a, "key") == key) {
+        errors.duplicate(path, key);
     }
 }
 
 pub(super) fn client(config: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     match (has(config, "url"), has(config, "service")) {
         (true, false) => {
-            let url = text(config, "url");
-            let path = path.child("url");
-            if !url.starts_with("https://") {
-                let scheme = url.split_once("://").map_or("", |(s, _)| s);
-                errors.invalid(
-                    &path,
-                    scheme,
-                    "'https' is the only allowed URL scheme; desired format: https://host[/path]",
-                );
-            } else if url["https://".len()..].split('/').next().is_none_or(str::is_empty) {
-                errors.invalid(&path, "", "host must be specified; desired format: https://host[/path]");
-            }
+            url(text(config, "url"), &path.child("url"), errors);
         }
         (false, true) => {
             let service = at(config, "service");
             let path = path.child("service");
-            if text(service, "name").is_empty() {
-                errors.required(&path.child("name"), "service name is required");
+            // Upstream takes the one for the other here.
+            for (missing, told) in [("namespace", "name"), ("name", "namespace")] {
+                if text(service, missing).is_empty() {
+                    errors.required(&path.child(told), "");
+                }
             }
-            if text(service, "namespace").is_empty() {
-                errors.required(&path.child("namespace"), "service namespace is required");
+            if let Some(port) = at(service, "port").as_i64().filter(|p| !(1..=65535).contains(p)) {
+                let detail = "port is not valid: must be between 1 and 65535, inclusive";
+                errors.invalid(&path.child("port"), port, detail);
             }
-            let target = text(service, "path");
-            if !target.is_empty() && !target.starts_with('/') {
-                errors.invalid(&path.child("path"), target, "must start with a '/'");
-            }
-            if at(service, "port").as_i64().is_some_and(|p| !(1..=65535).contains(&p)) {
-                errors.invalid(
-                    &path.child("port"),
-                    at(service, "port").clone(),
-                    "port is not valid: must be between 1 and 65535, inclusive",
-                );
-            }
+            service_path(text(service, "path"), &path.child("path"), errors);
         }
         _ => errors.required(path, "exactly one of url or service is required"),
+    }
+}
+
+fn url(url: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let mut refuse = |shown: &str, why: &str| {
+        errors.invalid(path, shown, format!("{why}; desired format: https://host[/path]"));
+    };
+    let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
+    let (url, query) = url.split_once('?').unwrap_or((url, ""));
+    let (scheme, rest) = url.split_once("://").map_or(("", None), |(scheme, rest)| (scheme, Some(rest)));
+    let authority = rest.and_then(|r| r.split('/').next()).unwrap_or("");
+    let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if scheme != "https" {
+        refuse(scheme, "'https' is the only allowed URL scheme");
+    }
+    if host.is_empty() {
+        refuse("", "host must be specified");
+    }
+    if !user.is_empty() {
+        refuse(user, "user information is not permitted in the URL");
+    }
+    if !fragment.is_empty() {
+        refuse(fragment, "fragments are not permitted in the URL");
+    }
+    if !query.is_empty() {
+        refuse(query, "query parameters are not permitted in the URL");
+    }
+}
+
+fn service_path(target: &str, path: &Path<'_>, errors: &mut FieldErrors) {
+    let Some(first) = target.chars().next().filter(|_| target != "/") else { return };
+    if target == "//" {
+        errors.invalid(path, target, "segment[0] may not be empty");
+        return;
+    }
+    if first != '/' {
+        errors.invalid(path, target, "must start with a '/'");
+    }
+    let rest = &target[first.len_utf8()..];
+    for (i, segment) in rest.strip_suffix('/').unwrap_or(rest).split('/').enumerate() {
+        if segment.is_empty() {
+            errors.invalid(path, target, format!("segment[{i}] may not be empty"));
+            continue;
+        }
+        for why in names::dns1123_subdomain(segment) {
+            errors.invalid(path, target, format!("segment[{i}]: {why}"));
+        }
     }
 }
 
@@ -254,6 +315,13 @@ fn rules(of: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 
 fn rule_of(rule: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let named = path.child("resourceNames");
+    for (i, name) in texts(rule, "resourceNames").enumerate() {
+        errors.invalid_each(&named.index(i), name, names::path_segment(name, false));
+        if texts(rule, "resourceNames").take(i).any(|n| n == name) {
+            errors.duplicate(&named.index(i), name);
+        }
+    }
     let operations: Vec<&str> = texts(rule, "operations").collect();
     if operations.is_empty() {
         errors.required(&path.child("operations"), "");
@@ -288,7 +356,7 @@ fn rule_of(rule: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
         }
     }
     if has(rule, "scope") {
-        one_of(rule, "scope", &["*", "Cluster", "Namespaced"], path, errors);
+        supported_only(rule, "scope", &["*", "Cluster", "Namespaced"], path, errors);
     }
 }
 
@@ -328,21 +396,21 @@ fn conditions(of: &Value, env: &cel::Env, path: &Path<'_>, errors: &mut FieldErr
 }
 
 fn match_defaults(resources: &mut Value) {
-    preset(resources, "matchPolicy", "Equivalent");
+    preset_pointer(resources, "matchPolicy", "Equivalent");
     preset(resources, "namespaceSelector", json!({}));
     preset(resources, "objectSelector", json!({}));
     for list in ["resourceRules", "excludeResourceRules"] {
         for rule in items_mut(resources, list) {
-            preset(rule, "scope", "*");
+            preset_pointer(rule, "scope", "*");
         }
     }
 }
 
 fn policy_defaults(object: &mut Value) {
     with_spec(object, |spec| {
-        preset(spec, "failurePolicy", "Fail");
-        if map_mut(spec, "matchConstraints").is_some() {
-            match_defaults(&mut spec["matchConstraints"]);
+        preset_pointer(spec, "failurePolicy", "Fail");
+        if let Some(constraints) = some_mut(spec, "matchConstraints") {
+            match_defaults(constraints);
         }
     });
 }
@@ -352,14 +420,11 @@ fn binding_defaults(object: &mut Value) {
         if let Some(resources) = some_mut(spec, "matchResources") {
             match_defaults(resources);
         }
-        if let Some(reference) = some_mut(spec, "paramRef") {
-            preset(reference, "parameterNotFoundAction", "Deny");
-        }
     });
 }
 
 fn match_resources(resources: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
-    one_of(resources, "matchPolicy", &["Equivalent", "Exact"], path, errors);
+    supported_only(resources, "matchPolicy", &["Equivalent", "Exact"], path, errors);
     for selector in ["namespaceSelector", "objectSelector"] {
         validate_label_selector(resources.get(selector), &path.child(selector), errors);
     }
@@ -371,15 +436,51 @@ fn match_resources(resources: &Value, path: &Path<'_>, errors: &mut FieldErrors)
     }
 }
 
+fn param_kind(kind: &Value, errors: &mut FieldErrors) {
+    if kind.is_null() {
+        return;
+    }
+    let path = SPEC.child("paramKind");
+    let at_version = path.child("apiVersion");
+    match text(kind, "apiVersion") {
+        "" => errors.required(&at_version, ""),
+        both => {
+            let (group, version) = both.split_once('/').unwrap_or(("", both));
+            if !group.is_empty() {
+                errors.invalid_each(&at_version, group, names::dns1123_subdomain(group));
+            }
+            errors.invalid_each(&at_version, version, names::dns1035_label(version));
+        }
+    }
+    match text(kind, "kind") {
+        "" => errors.required(&path.child("kind"), ""),
+        name => {
+            let bad = names::dns1035_label(&name.to_lowercase());
+            if !bad.is_empty() {
+                let detail = format!("may have mixed case, but should otherwise match: {}", bad.join(","));
+                errors.invalid(&path.child("kind"), name, detail);
+            }
+        }
+    }
+}
+
 fn policy(object: &Value, patch_types: bool, errors: &mut FieldErrors) -> cel::Env {
     let spec = at(object, "spec");
-    one_of(spec, "failurePolicy", &["Fail", "Ignore"], &SPEC, errors);
+    supported_only(spec, "failurePolicy", &["Fail", "Ignore"], &SPEC, errors);
+    param_kind(at(spec, "paramKind"), errors);
     let path = SPEC.child("matchConstraints");
     let constraints = at(spec, "matchConstraints");
     if constraints.is_null() {
         errors.required(&path, "");
     } else {
         match_resources(constraints, &path, errors);
+        // What is deleted has nothing left to mutate.
+        let supported = ["*", "CONNECT", "CREATE", "UPDATE"];
+        for rule in items(constraints, "resourceRules").iter().filter(|_| patch_types) {
+            for operation in texts(rule, "operations").filter(|o| !supported.contains(o)) {
+                errors.not_supported(&path.child("resourceRules.operations"), operation, &supported);
+            }
+        }
         if items(constraints, "resourceRules").is_empty() {
             errors.required(&path.child("resourceRules"), "");
         }
@@ -395,7 +496,9 @@ fn policy(object: &Value, patch_types: bool, errors: &mut FieldErrors) -> cel::E
         if name.is_empty() {
             errors.required(&at_i.child("name"), "name is not specified");
         } else {
-            errors.invalid_each(&at_i.child("name"), name, names::c_identifier(name));
+            if !names::c_identifier(name).is_empty() {
+                errors.invalid(&at_i.child("name"), name, "must be a valid CEL identifier");
+            }
         }
         if text(variable, "expression").trim().is_empty() {
             errors.required(&at_i.child("expression"), "expression is not specified");
@@ -423,7 +526,10 @@ fn binding(object: &Value, errors: &mut FieldErrors) {
             (false, false) => errors.required(&path, "one of name or selector must be specified"),
             _ => {}
         }
-        one_of(reference, "parameterNotFoundAction", &["Allow", "Deny"], &path, errors);
+        let name = text(reference, "name");
+        errors.invalid_each(&path.child("name"), name, names::path_segment(name, false));
+        validate_label_selector(reference.get("selector"), &path.child("selector"), errors);
+        one_of(reference, "parameterNotFoundAction", &["Deny", "Allow"], &path, errors);
     }
     if has(spec, "matchResources") {
         match_resources(at(spec, "matchResources"), &SPEC.child("matchResources"), errors);

@@ -28,7 +28,9 @@ fn service_defaults(object: &mut Value) {
 fn validate_service(object: &Value, errors: &mut FieldErrors) {
     let spec = at(object, "spec");
     let expected = format!("{}.{}", text(spec, "version"), text(spec, "group"));
-    if meta::name(object) != expected {
+    let name = meta::name(object);
+    // A name that is none is told once.
+    if !name.is_empty() && names::path_segment(name, false).is_empty() && name != expected {
         errors.invalid(
             &Path::new("metadata.name"),
             meta::name(object),

@@ -9,7 +9,7 @@ use super::support::{
     at, flag, has, immutable, items, map_mut, one_of, preset, required, some_mut, text, texts, with_spec,
 };
 use crate::approval;
-use machinery::field::{FieldErrors, Path};
+use machinery::field::{FieldError, FieldErrors, Path};
 use machinery::schema::structural::check;
 use machinery::{meta, names};
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ pub(super) const KIND: Kind = Kind::cluster("apiextensions.k8s.io", "CustomResou
     })
     .on_update(on_update)
     .validate(validate)
+    .validate_new(validate_new)
     .validate_update(validate_update)
     .warn(warnings);
 
@@ -43,8 +44,7 @@ fn defaults(object: &mut Value) {
         if unset(names, "listKind") && !kind.is_empty() {
             names.insert("listKind".into(), format!("{kind}List").into());
         }
-        preset(spec, "conversion", json!({}));
-        preset(&mut spec["conversion"], "strategy", "None");
+        preset(spec, "conversion", json!({"strategy": "None"}));
         if let Some(webhook) = some_mut(&mut spec["conversion"], "webhook")
             && let Some(client) = some_mut(webhook, "clientConfig")
             && let Some(service) = some_mut(client, "service")
@@ -74,7 +74,8 @@ fn stored_versions(object: &mut Value) {
 }
 
 fn on_update(object: &mut Value, _old: &Value, subresource: &str) {
-    if subresource.is_empty() {
+    let none = items(at(object, "status"), "storedVersions").is_empty();
+    if subresource.is_empty() || (subresource == "status" && none) {
         stored_versions(object);
     }
 }
@@ -98,11 +99,6 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     let spec = at(object, "spec");
     let names = at(spec, "names");
     let group = text(spec, "group");
-    let expected = format!("{}.{group}", text(names, "plural"));
-    if meta::name(object) != expected {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.invalid(&Path::new("metadata.name"), meta::name(object), detail);
-    }
     let at_group = SPEC.child("group");
     let bad = names::dns1123_subdomain(group);
     if group.is_empty() {
@@ -142,6 +138,30 @@ fn validate(object: &Value, errors: &mut FieldErrors) {
     approval::check(object, errors);
 }
 
+/// What only a new definition can have wrong. Its name comes first, as names do.
+fn validate_new(object: &Value, errors: &mut FieldErrors) {
+    let spec = at(object, "spec");
+    let expected = format!("{}.{}", text(at(spec, "names"), "plural"), text(spec, "group"));
+    let name = meta::name(object);
+    if !name.is_empty() && name != expected {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        let error = FieldError::invalid(&Path::new("metadata.name"), name, detail);
+        let after = errors
+            .0
+            .iter()
+            .take_while(|e| e.path.starts_with("metadata.") && !e.path.starts_with("metadata.annotations["))
+            .count();
+        errors.0.insert(after, error);
+    }
+    if storage_version(spec).is_none() {
+        errors.invalid(
+            &Path::new("status.storedVersions"),
+            Value::Null,
+            "must have at least one stored version",
+        );
+    }
+}
+
 fn versions(spec: &Value, errors: &mut FieldErrors) {
     let path = SPEC.child("versions");
     let list = items(spec, "versions");
@@ -175,7 +195,13 @@ fn versions(spec: &Value, errors: &mut FieldErrors) {
     }
     if list.iter().filter(|v| flag(v, "storage")).count() != 1 {
         let detail = "must have exactly one version marked as storage version";
-        errors.invalid(&path, Value::Array(list.to_vec()), detail);
+        let shown = if has(spec, "versions") { Value::Array(list.to_vec()) } else { Value::Null };
+        errors.invalid(&path, shown, detail);
+    }
+    let bad =
+        list.first().map(|v| text(v, "name")).filter(|n| !n.is_empty()).map(|n| (n, names::dns1035_label(n)));
+    if let Some((name, bad)) = bad.filter(|(_, bad)| !bad.is_empty()) {
+        errors.invalid(&SPEC.child("version"), name, bad.join(","));
     }
     let Some(first) = list.first() else { return };
     if shared("schema") {
@@ -208,6 +234,11 @@ fn schema(schema: &Value, status: bool, path: &Path<'_>, errors: &mut FieldError
 
 fn selectable(version: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let fields = items(version, "selectableFields");
+    if !fields.is_empty() && !schema_of(version).is_object() {
+        let detail = "may only be set when validations.schema is included";
+        errors.invalid(&path.child("selectableFields"), "", detail);
+        return;
+    }
     check::selectable_fields(fields, schema_of(version), &path.child("selectableFields"), errors);
 }
 

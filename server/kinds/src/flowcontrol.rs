@@ -2,7 +2,7 @@
 
 use super::kind::{Kind, Metadata};
 use super::support::{
-    at, has, in_range, int, items, nonnegative, preset, required, some_mut, text, with_spec,
+    at, flag, has, in_range, int, items, label, preset, required, some_mut, subdomain, text, texts, with_spec,
 };
 use machinery::field::{FieldErrors, Path};
 use serde_json::{Value, json};
@@ -15,13 +15,15 @@ pub(super) static KINDS: &[Kind] = &[
         .status()
         .generation()
         .default(|o| with_spec(o, |spec| super::support::preset_int(spec, "matchingPrecedence", 1000)))
-        .validate(validate_schema),
+        .validate(validate_schema)
+        .validate_update(conditions),
     Kind::cluster(GROUP, "PriorityLevelConfiguration")
         .metadata(Metadata::Whole)
         .status()
         .generation()
         .default(level_defaults)
-        .validate(validate_level),
+        .validate(validate_level)
+        .validate_update(conditions),
 ];
 
 const SPEC: Path<'static> = Path::new("spec");
@@ -44,21 +46,216 @@ fn validate_schema(object: &Value, errors: &mut FieldErrors) {
         let path = SPEC.child("distinguisherMethod");
         let kind = text(at(spec, "distinguisherMethod"), "type");
         if !["ByNamespace", "ByUser"].contains(&kind) {
-            errors.not_supported(&path, json!({"Type": kind}), &["ByNamespace", "ByUser"]);
+            errors.not_supported(&path.child("type"), json!({"Type": kind}), &["ByNamespace", "ByUser"]);
         }
     }
     let level = at(spec, "priorityLevelConfiguration");
-    required(level, "name", &SPEC.child("priorityLevelConfiguration"), errors);
+    let at_level = SPEC.child("priorityLevelConfiguration.name");
+    match text(level, "name") {
+        "" => errors.required(&at_level, "must reference a priority level"),
+        name => subdomain(name, &at_level, errors),
+    }
     let rules = SPEC.child("rules");
     for (i, rule) in items(spec, "rules").iter().enumerate() {
         let path = rules.index(i);
         if items(rule, "subjects").is_empty() {
             errors.required(&path.child("subjects"), "subjects must contain at least one value");
         }
+        let list = path.child("subjects");
+        for (n, of) in items(rule, "subjects").iter().enumerate() {
+            subject(of, &list.index(n), errors);
+        }
         if items(rule, "resourceRules").is_empty() && items(rule, "nonResourceRules").is_empty() {
             errors.required(&path, "at least one of resourceRules and nonResourceRules has to be non-empty");
         }
+        let list = path.child("resourceRules");
+        for (n, rule) in items(rule, "resourceRules").iter().enumerate() {
+            resource_rule(rule, &list.index(n), errors);
+        }
+        let list = path.child("nonResourceRules");
+        for (n, rule) in items(rule, "nonResourceRules").iter().enumerate() {
+            let at_n = list.index(n);
+            verbs(rule, &at_n, errors);
+            let urls = at_n.child("nonResourceURLs");
+            match wildcard(rule, "nonResourceURLs", "non-resource URLs", &urls, errors) {
+                Listed::None => errors.required(&urls, "nonResourceURLs must contain at least one value"),
+                Listed::All => {}
+                Listed::Some => {
+                    for (i, url) in texts(rule, "nonResourceURLs").enumerate() {
+                        if let Some(why) = bad_url(url) {
+                            errors.invalid(&urls.index(i), url, why);
+                        }
+                    }
+                }
+            }
+        }
     }
+}
+
+const KINDS_OF_SUBJECTS: [(&str, &str); 3] =
+    [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")];
+
+fn subject(subject: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let kind = text(subject, "kind");
+    let Some((_, own)) = KINDS_OF_SUBJECTS.iter().find(|(k, _)| *k == kind) else {
+        errors.not_supported(&path.child("kind"), kind, &["Group", "ServiceAccount", "User"]);
+        return;
+    };
+    let (who, at_own) = (at(subject, own), path.child(own));
+    if who.is_null() {
+        errors.required(&at_own, format!("{own} is required when subject kind is '{kind}'"));
+    } else {
+        required(who, "name", &at_own, errors);
+        if kind == "ServiceAccount" {
+            let (name, namespace) = (text(who, "name"), text(who, "namespace"));
+            if !name.is_empty() && name != "*" {
+                subdomain(name, &at_own.child("name"), errors);
+            }
+            if namespace.is_empty() {
+                errors.required(&at_own.child("namespace"), "must specify namespace for service account");
+            } else {
+                label(namespace, &at_own.child("namespace"), errors);
+            }
+        }
+    }
+    for (other, member) in KINDS_OF_SUBJECTS.iter().filter(|(k, m)| *k != kind && has(subject, m)) {
+        let detail = format!("{member} is forbidden when subject kind is not '{other}'");
+        errors.forbidden(&path.child(member), detail);
+    }
+}
+
+const VERBS: [&str; 9] =
+    ["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+
+/// What a list of names is, of which `*` stands for all.
+enum Listed {
+    None,
+    Some,
+    All,
+}
+
+fn wildcard(rule: &Value, member: &str, what: &str, path: &Path<'_>, errors: &mut FieldErrors) -> Listed {
+    let all = items(rule, member);
+    let any = all.iter().any(|v| v == "*");
+    if any && all.len() > 1 {
+        let detail = format!("if '*' is present, must not specify other {what}");
+        errors.invalid(path, Value::Array(all.to_vec()), detail);
+    }
+    match (all.is_empty(), any) {
+        (true, _) => Listed::None,
+        (_, true) => Listed::All,
+        _ => Listed::Some,
+    }
+}
+
+fn verbs(rule: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let path = path.child("verbs");
+    match wildcard(rule, "verbs", "verbs", &path, errors) {
+        Listed::None => errors.required(&path, "verbs must contain at least one value"),
+        Listed::Some if texts(rule, "verbs").any(|v| !VERBS.contains(&v)) => {
+            errors.not_supported(&path, at(rule, "verbs").clone(), &VERBS);
+        }
+        _ => {}
+    }
+}
+
+fn resource_rule(rule: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    verbs(rule, path, errors);
+    for (member, what, one) in
+        [("apiGroups", "api groups", "api group"), ("resources", "resources", "resource")]
+    {
+        let path = path.child(member);
+        if let Listed::None = wildcard(rule, member, what, &path, errors) {
+            errors.required(&path, format!("resource rules must supply at least one {one}"));
+        }
+    }
+    let path = path.child("namespaces");
+    match wildcard(rule, "namespaces", "namespaces", &path, errors) {
+        Listed::None if !flag(rule, "clusterScope") => {
+            let detail = "resource rules that are not cluster scoped must supply at least one namespace";
+            errors.required(&path, detail);
+        }
+        Listed::Some => {
+            for (i, name) in texts(rule, "namespaces").enumerate() {
+                for why in machinery::names::dns1123_label(name) {
+                    let detail = format!("each member of this list must be '*' or a DNS-1123 label; {why}");
+                    errors.invalid(&path.index(i), name, detail);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn bad_url(url: &str) -> Option<&'static str> {
+    let stars = url.matches('*').count();
+    Some(match url {
+        "" => "must not be empty",
+        "/" => return None,
+        _ if !url.starts_with('/') => "must start with slash",
+        _ if url.contains(' ') => "must not contain white-space",
+        _ if url.contains("//") => "must not contain double slash",
+        _ if stars > 1 || (stars == 1 && !url.ends_with("/*")) => "wildcard can only do suffix matching",
+        _ => return None,
+    })
+}
+
+/// A condition of a kind is there once.
+fn conditions(new: &Value, _: &Value, subresource: &str, errors: &mut FieldErrors) {
+    if subresource != "status" {
+        return;
+    }
+    let list = Path::new("status.conditions");
+    let all = items(at(new, "status"), "conditions");
+    for (i, condition) in all.iter().enumerate() {
+        let kind = text(condition, "type");
+        if all[..i].iter().any(|c| text(c, "type") == kind) {
+            errors.duplicate(&list.index(i).child("type"), kind);
+        }
+        required(condition, "type", &list.index(i), errors);
+    }
+}
+
+const MOST_QUEUES: i64 = 10_000_000;
+const HASH_BITS: f64 = 60.0;
+
+/// Hands of queues are dealt by one hash, which has to have bits enough.
+fn queuing(of: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    let get = |name: &str| int(of, name).unwrap_or(0);
+    let (queues, hand) = (get("queues"), get("handSize"));
+    for name in ["queueLengthLimit", "queues"] {
+        if get(name) <= 0 {
+            errors.invalid(&path.child(name), get(name), "must be positive");
+        }
+    }
+    if queues > MOST_QUEUES {
+        errors.invalid(&path.child("queues"), queues, format!("must not be greater than {MOST_QUEUES}"));
+    }
+    let at_hand = path.child("handSize");
+    if hand <= 0 {
+        errors.invalid(&at_hand, hand, "must be positive");
+    } else if hand > queues {
+        errors.invalid(&at_hand, hand, format!("should not be greater than queues ({queues})"));
+    } else {
+        let mut bits = 0.0;
+        for dealt in 0..hand {
+            bits += ((queues - dealt) as f64).log2();
+            if bits.ceil() > HASH_BITS {
+                let detail = format!(
+                    "required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {HASH_BITS}"
+                );
+                errors.invalid(&at_hand, hand, detail);
+                break;
+            }
+        }
+    }
+}
+
+fn shares(of: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+    if let Some(n) = int(of, "nominalConcurrencyShares").filter(|n| *n < 0) {
+        errors.invalid(&path.child("nominalConcurrencyShares"), n, "must be a non-negative integer");
+    }
+    in_range(of, "lendablePercent", 0, 100, path, errors);
 }
 
 fn level_defaults(object: &mut Value) {
@@ -92,8 +289,7 @@ fn validate_level(object: &Value, errors: &mut FieldErrors) {
                 errors.forbidden(&SPEC.child("limited"), "must be nil if the type is not Limited");
             }
             let exempt = at(spec, "exempt");
-            nonnegative(exempt, "nominalConcurrencyShares", &SPEC.child("exempt"), errors);
-            in_range(exempt, "lendablePercent", 0, 100, &SPEC.child("exempt"), errors);
+            shares(exempt, &SPEC.child("exempt"), errors);
         }
         "Limited" => {
             if has(spec, "exempt") {
@@ -105,8 +301,11 @@ fn validate_level(object: &Value, errors: &mut FieldErrors) {
                 return;
             }
             let limited = at(spec, "limited");
-            nonnegative(limited, "nominalConcurrencyShares", &path, errors);
-            in_range(limited, "lendablePercent", 0, 100, &path, errors);
+            shares(limited, &path, errors);
+            if let Some(n) = int(limited, "borrowingLimitPercent").filter(|n| *n < 0) {
+                let detail = "if specified, must be a non-negative integer";
+                errors.invalid(&path.child("borrowingLimitPercent"), n, detail);
+            }
             let response = at(limited, "limitResponse");
             let path = path.child("limitResponse");
             match text(response, "type") {
@@ -118,7 +317,8 @@ fn validate_level(object: &Value, errors: &mut FieldErrors) {
                     &path.child("queuing"),
                     "must not be empty if limited.limitResponse.type is Limited",
                 ),
-                "Reject" | "Queue" => {}
+                "Queue" => queuing(at(response, "queuing"), &path.child("queuing"), errors),
+                "Reject" => {}
                 other => errors.not_supported(&path.child("type"), other, &["Queue", "Reject"]),
             }
         }

@@ -1,7 +1,7 @@
 //! A kind as a row: its names and the few functions in which it differs from every other.
 
 use super::Strategy;
-use super::support::{is_set, same};
+use super::support::{exactly, is_set, same};
 use crate::user::UserInfo;
 use machinery::field::{FieldErrors, Path};
 use machinery::meta;
@@ -397,7 +397,7 @@ impl Strategy for &'static Kind {
         }
         let same = |m: &&str| match self.exact {
             true => object.get(m) == old.get(m),
-            false => same(object.get(m), old.get(m)),
+            false => exactly(object.get(m), old.get(m)),
         };
         let changed = !self.generation.iter().all(same);
         // Going into deletion is a new generation too.

@@ -227,13 +227,16 @@ impl Check {
 
 /// A rule as upstream's messages show it.
 fn shown(rule: &Value) -> String {
+    let or_null =
+        |name: &str| rule.get(name).filter(|v| !v.is_null()).map_or("null".to_owned(), Value::to_string);
     format!(
-        "apiextensions.ValidationRule{{Rule:{}, Message:{}, MessageExpression:{}, \
-         Reason:(*apiextensions.FieldValueErrorReason)(nil), FieldPath:{}, OptionalOldSelf:(*bool)(nil)}}",
+        "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
         quote(text(rule, "rule")),
         quote(text(rule, "message")),
         quote(text(rule, "messageExpression")),
+        or_null("reason"),
         quote(text(rule, "fieldPath")),
+        or_null("optionalOldSelf"),
     )
 }
 

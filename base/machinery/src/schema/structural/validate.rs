@@ -154,27 +154,30 @@ impl Check<'_> {
     }
 
     fn string(&mut self, schema: &Value, value: &Value, text: &str, path: &str) {
+        self.length_and_pattern(schema, value, text, path);
+        if let Some(format) = schema.get("format").and_then(Value::as_str)
+            && !format_holds(format, text)
+        {
+            self.invalid(path, value, format!("must be of type {format}: {text:?}"));
+        }
+    }
+
+    /// The first thing wrong with a text is all that is told.
+    fn length_and_pattern(&mut self, schema: &Value, value: &Value, text: &str, path: &str) {
         let count = text.chars().count() as u64;
         if let Some(max) = schema.get("maxLength").and_then(Value::as_u64)
             && count > max
         {
             let unit = if max == 1 { "byte" } else { "bytes" };
             self.error(ErrorKind::TooLong, path, Value::Null, format!("may not be more than {max} {unit}"));
-        }
-        if let Some(min) = schema.get("minLength").and_then(Value::as_u64)
+        } else if let Some(min) = schema.get("minLength").and_then(Value::as_u64)
             && count < min
         {
             self.invalid(path, value, format!("should be at least {min} chars long"));
-        }
-        if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
+        } else if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
             && self.patterns.get(pattern).is_some_and(|regex| !regex.is_match(text))
         {
             self.invalid(path, value, format!("should match '{pattern}'"));
-        }
-        if let Some(format) = schema.get("format").and_then(Value::as_str)
-            && !format_holds(format, text)
-        {
-            self.invalid(path, value, format!("must be of type {format}: {text:?}"));
         }
     }
 

@@ -44,26 +44,27 @@ pub fn selectable_fields(fields: &[Value], schema: &Value, path: &Path<'_>, erro
     }
 }
 
-fn resolve<'v, 'p>(path: &'p str, schema: &'v Value) -> Result<(Vec<&'p str>, &'v Value), &'static str> {
+fn resolve<'v, 'p>(path: &'p str, schema: &'v Value) -> Result<(Vec<&'p str>, &'v Value), String> {
     let mut at = schema;
     let mut steps = Vec::new();
     let mut rest = path;
     while !rest.is_empty() {
         if rest.starts_with('[') {
-            return Err("array notation is not allowed");
+            return Err("array notation is not allowed".into());
         }
         let Some(after) = rest.strip_prefix('.') else {
-            return Err("expected [ or . but got: something else");
+            let token = rest.split(['.', '[']).next().unwrap_or(rest);
+            return Err(format!("expected [ or . but got: {token}"));
         };
         if after.is_empty() {
-            return Err("unexpected end of JSON path");
+            return Err("unexpected end of JSON path".into());
         }
         let end = after.find(['.', '[', ']']).unwrap_or(after.len());
         let name = &after[..end];
         at = match (at.get("properties"), object(at, "additionalProperties")) {
             (Some(properties), _) => properties.get(name).ok_or("does not refer to a valid field")?,
             (None, Some(values)) => values,
-            (None, None) => return Err("does not refer to a valid field"),
+            (None, None) => return Err("does not refer to a valid field".into()),
         };
         steps.push(name);
         rest = &after[end..];
