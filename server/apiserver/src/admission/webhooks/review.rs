@@ -103,7 +103,9 @@ impl Review {
                 );
             }
             _ => {
-                return Err(format!("no kind {kind:?} is registered for version {group_version:?} in scheme"));
+                return Err(format!(
+                    "no kind {kind:?} is registered for version {group_version:?} in scheme"
+                ));
             }
         }
         typed(&review["response"])?;
