@@ -1,7 +1,9 @@
 //! The versions of what a request is about: webhooks and policies may be told of another one than was sent.
 
+use super::{Denied, Request};
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// Group, version and kind of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,4 +51,27 @@ pub trait Versions: Send + Sync {
     async fn convert(&self, object: &Value, to: &Form) -> Result<Value, String>;
     /// The way back: into the version the registry works in.
     async fn back(&self, object: Value, from: &Form) -> Result<Value, String>;
+}
+
+/// The object as that form has it.
+pub(super) async fn in_form<'a>(
+    r: &Request<'_>,
+    object: Option<&'a Value>,
+    form: &Form,
+) -> Result<Option<Cow<'a, Value>>, Denied> {
+    match (object, r.versions) {
+        (None, _) => Ok(None),
+        (Some(object), Some(versions)) if object["apiVersion"] != form.kind.api_version().as_str() => {
+            versions.convert(object, form).await.map(Cow::Owned).map(Some).map_err(Denied::internal)
+        }
+        (Some(object), _) => Ok(Some(Cow::Borrowed(object))),
+    }
+}
+
+/// The way back into the version the registry works in.
+pub(super) async fn out_of_form(r: &Request<'_>, object: Value, form: &Form) -> Result<Value, Denied> {
+    match r.versions {
+        Some(versions) => versions.back(object, form).await.map_err(Denied::internal),
+        None => Ok(object),
+    }
 }

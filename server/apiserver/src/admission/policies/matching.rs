@@ -1,7 +1,7 @@
 //! `matchConstraints` and `matchResources`: which requests a policy or a binding is for.
 
-use super::super::Request;
 use super::super::webhooks::{Forms, Rule};
+use super::super::{Form, Request};
 use crate::reader::{Reader, items, strings, text};
 use machinery::labels::Selector;
 use serde_json::Value;
@@ -39,17 +39,17 @@ impl Criteria {
         }
     }
 
-    /// Whether it is for this request. An error where a selector cannot be applied and nothing else excludes it.
-    pub fn matches(
+    /// The form of the request it is for, if it is for it. An error where a selector cannot be applied and nothing else excludes it.
+    pub fn matches<'f>(
         &self,
         reader: &dyn Reader,
         r: &Request<'_>,
         object: Option<&Value>,
-        forms: &Forms<'_>,
-    ) -> Result<bool, String> {
+        forms: &'f Forms<'_>,
+    ) -> Result<Option<&'f Form>, String> {
         let namespaces = self.namespace(reader, r, object);
         if namespaces == Ok(false) {
-            return Ok(false);
+            return Ok(None);
         }
         let objects = match &self.objects {
             Ok(selector) if selector.is_empty() => Ok(true),
@@ -57,17 +57,23 @@ impl Criteria {
             Err(why) => Err(why.clone()),
         };
         if objects == Ok(false) {
-            return Ok(false);
+            return Ok(None);
         }
         let names = |named: &Named| named.names.is_empty() || named.names.iter().any(|n| n == r.name);
-        let any = |list: &[Named]| {
-            list.iter()
-                .any(|n| names(n) && forms.matching(std::slice::from_ref(&n.rule), self.exact).is_some())
+        let found = |list: &[Named]| {
+            let mut of = list.iter().filter(|n| names(n));
+            of.find_map(|n| forms.matching(std::slice::from_ref(&n.rule), self.exact))
         };
-        if any(&self.exclude) || (!self.include.is_empty() && !any(&self.include)) {
-            return Ok(false);
+        if found(&self.exclude).is_some() {
+            return Ok(None);
         }
-        namespaces.and(objects)
+        let form = if self.include.is_empty() { Some(forms.own()) } else { found(&self.include) };
+        if form.is_none() {
+            return Ok(None);
+        }
+        namespaces?;
+        objects?;
+        Ok(form)
     }
 
     fn namespace(

@@ -1,7 +1,8 @@
 //! The MutatingAdmissionPolicy plugin.
 
+use super::super::forms::{in_form, out_of_form};
 use super::super::webhooks::Forms;
-use super::super::{Denied, Operation, Plugin, Request};
+use super::super::{Denied, Form, Operation, Plugin, Request};
 use super::environment;
 use super::expression::{Halt, Inputs, OUT_OF_BUDGET, Scope, Verdict, verdict};
 use super::matching::Criteria;
@@ -13,7 +14,7 @@ use crate::reader::{Reader, items, text};
 use async_trait::async_trait;
 use kinds::expressions::environment::Has;
 use kinds::expressions::{Conditions, Expression, Variable, any_asks, mutation, variables};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A compiled policy.
@@ -68,6 +69,8 @@ struct Invocation {
     policy: Arc<Policy>,
     binding: Arc<Binding>,
     param: Option<Value>,
+    /// What of the request it is about.
+    form: Form,
 }
 
 impl Invocation {
@@ -107,30 +110,30 @@ impl MutatingAdmissionPolicy {
         Self { reader, authorizer, store }
     }
 
-    /// What applies to the request, and the first refusal for want of configuration.
-    fn invocations(&self, r: &Request<'_>, object: &Value) -> (Vec<Invocation>, Option<String>) {
+    /// What applies to the request, and refusals for want of configuration.
+    fn invocations(&self, r: &Request<'_>, object: &Value) -> (Vec<Invocation>, Refusals) {
         let mut out = Vec::new();
-        let mut refusal: Option<String> = None;
+        let mut refusals = Refusals::new();
         let reader = &*self.reader;
         let forms = Forms::new(r, Some(object));
         for hook in self.store.hooks().iter() {
             let policy = &hook.policy;
             let mut refuse = |message: String| {
                 if !policy.ignore_failure {
-                    refusal.get_or_insert(message);
+                    refusals.push((message, "Forbidden"));
                 }
             };
             let misconfigured = |why: String| {
                 format!("policy {:?} denied request: failed to configure policy: {why}", policy.name)
             };
-            match policy.criteria.matches(reader, r, Some(object), &forms) {
-                Ok(true) => {}
-                Ok(false) => continue,
+            let form = match policy.criteria.matches(reader, r, Some(object), &forms) {
+                Ok(Some(form)) => form,
+                Ok(None) => continue,
                 Err(why) => {
                     refuse(misconfigured(why));
                     continue;
                 }
-            }
+            };
             let kind = policy.params.as_ref().map(|kind| kind.resource(reader));
             if let Some(Err(why)) = &kind {
                 refuse(misconfigured(why.clone()));
@@ -138,7 +141,9 @@ impl MutatingAdmissionPolicy {
             }
             for binding in &hook.bindings {
                 let matches = match &binding.criteria {
-                    Some(criteria) => criteria.matches(reader, r, Some(object), &forms),
+                    Some(criteria) => {
+                        criteria.matches(reader, r, Some(object), &forms).map(|form| form.is_some())
+                    }
                     None => Ok(true),
                 };
                 let params = matches.and_then(|matches| match matches {
@@ -150,6 +155,7 @@ impl MutatingAdmissionPolicy {
                         policy: policy.clone(),
                         binding: binding.clone(),
                         param,
+                        form: form.clone(),
                     })),
                     Err(why) => {
                         let why = format!("failed to configure binding: {why}");
@@ -158,7 +164,7 @@ impl MutatingAdmissionPolicy {
                 }
             }
         }
-        (out, refusal)
+        (out, refusals)
     }
 
     async fn invoke(
@@ -166,12 +172,13 @@ impl MutatingAdmissionPolicy {
         invocation: &Invocation,
         r: &Request<'_>,
         object: &Value,
+        old: &Value,
         space: &Value,
         asked: &Arc<Asked>,
     ) -> Result<Option<Value>, String> {
         loop {
             // Values of an evaluation end before the authorizer is awaited.
-            let outcome = self.mutated(invocation, r, object, space, asked);
+            let outcome = self.mutated(invocation, r, object, old, space, asked);
             match outcome {
                 Ok(changed) => return Ok(changed),
                 Err(Failed::Because(why)) => return Err(why),
@@ -187,14 +194,16 @@ impl MutatingAdmissionPolicy {
         invocation: &Invocation,
         r: &Request<'_>,
         object: &Value,
+        old: &Value,
         space: &Value,
         asked: &Arc<Asked>,
     ) -> Result<Option<Value>, Failed> {
+        let form = &invocation.form;
         let policy = &invocation.policy;
-        let request = environment::request(r, Some(object), &r.form(Some(object)));
+        let request = environment::request(r, Some(object), form);
         let inputs = Inputs {
             object,
-            old: r.old.unwrap_or(&Value::Null),
+            old,
             request: &request,
             namespace: space,
             params: invocation.param.as_ref(),
@@ -220,8 +229,8 @@ impl MutatingAdmissionPolicy {
                 if mutation.json_patch {
                     patch::json_patch(before, &made)
                 } else {
-                    let shape = patch::shape(&*self.reader, r.group, r.resource, before).ok_or_else(|| {
-                        let (group, version, kind) = (r.group, r.version, text(before, "/kind"));
+                    let shape = patch::shape(&*self.reader, &form.group, &form.resource, before).ok_or_else(|| {
+                        let (group, version, kind) = (&form.group, &form.version, text(before, "/kind"));
                         Failed::Because(format!(
                             "Resource kind {group}/{version}, Kind={kind} not found. There can be a delay between when \
                              CustomResourceDefinitions are created and when they are available."
@@ -262,7 +271,7 @@ impl Plugin for MutatingAdmissionPolicy {
         let second = rounds.is_second();
         rounds.policies.lock().begin(second, object);
         let mut mutated = false;
-        let (invocations, mut refusal) = self.invocations(r, object);
+        let (invocations, mut refusals) = self.invocations(r, object);
         if !invocations.is_empty() {
             let space = namespace(&*self.reader, r)?;
             let asked = Asked::new(self.authorizer.clone(), r.user);
@@ -270,10 +279,22 @@ impl Plugin for MutatingAdmissionPolicy {
                 if second && !rounds.policies.lock().is_due(&invocation.key()) {
                     continue;
                 }
-                match self.invoke(invocation, r, object, &space, &asked).await {
-                    Ok(Some(changed)) => {
-                        if changed != *object {
-                            *object = changed;
+                let form = &invocation.form;
+                let outcome = {
+                    let old = in_form(r, r.old, form).await?;
+                    let old = old.as_deref().unwrap_or(&Value::Null);
+                    match in_form(r, Some(object), form).await? {
+                        Some(seen) => self
+                            .invoke(invocation, r, &seen, old, &space, &asked)
+                            .await
+                            .map(|made| made.map(|made| (made != *seen, made))),
+                        None => Ok(None),
+                    }
+                };
+                match outcome {
+                    Ok(Some((changed, made))) => {
+                        if changed {
+                            *object = out_of_form(r, made, form).await?;
                             rounds.policies.lock().changed();
                         }
                         mutated = true;
@@ -292,7 +313,7 @@ impl Plugin for MutatingAdmissionPolicy {
                     }
                     Err(why) => {
                         let message = denied(&invocation.policy.name, &invocation.binding.name, &why);
-                        refusal.get_or_insert(message);
+                        refusals.push((message, "Invalid"));
                     }
                 }
             }
@@ -304,9 +325,23 @@ impl Plugin for MutatingAdmissionPolicy {
         }
         runs.end(object);
         drop(runs);
-        match refusal {
-            None => Ok(()),
-            Some(message) => Err(Denied::new(403, "Invalid", message)),
+        refused(r, &refusals)
+    }
+}
+
+/// Messages, each with the reason that the answer has where it is the first.
+type Refusals = Vec<(String, &'static str)>;
+
+/// Upstream's `Status`: the first message as it is, and all of them as causes.
+fn refused(r: &Request<'_>, refusals: &Refusals) -> Result<(), Denied> {
+    let Some((message, reason)) = refusals.first() else { return Ok(()) };
+    let causes: Vec<_> = refusals.iter().map(|(message, _)| json!({"message": message})).collect();
+    let mut details = json!({"kind": r.resource, "causes": causes});
+    for (field, value) in [("name", r.name), ("group", r.group)] {
+        if !value.is_empty() {
+            details[field] = value.into();
         }
     }
+    Err(Denied::status(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "details": details, "code": 403})))
 }

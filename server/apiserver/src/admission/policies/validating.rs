@@ -1,7 +1,8 @@
 //! The ValidatingAdmissionPolicy plugin.
 
+use super::super::forms::in_form;
 use super::super::webhooks::Forms;
-use super::super::{Denied, Plugin, Request};
+use super::super::{Denied, Form, Plugin, Request};
 use super::environment;
 use super::expression::{Halt, Inputs, OUT_OF_BUDGET, Scope, Verdict, verdict};
 use super::matching::Criteria;
@@ -217,6 +218,14 @@ pub(in super::super) struct ValidatingAdmissionPolicy {
     store: Store<Policy>,
 }
 
+/// The request in the form a policy is about.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    object: Option<&'a Value>,
+    old: Option<&'a Value>,
+    request: &'a Value,
+}
+
 /// What a request gathers over all policies.
 #[derive(Default)]
 struct Gathered {
@@ -235,7 +244,7 @@ impl ValidatingAdmissionPolicy {
         &self,
         r: &Request<'_>,
         object: Option<&Value>,
-        request: &Value,
+        seen: Seen<'_>,
         policy: &Policy,
         binding: &Binding,
         asked: &Arc<Asked>,
@@ -253,7 +262,7 @@ impl ValidatingAdmissionPolicy {
             (!policy.ignore_failure).then_some((message, "Invalid"))
         };
         let matches = match &binding.criteria {
-            Some(criteria) => criteria.matches(&*self.reader, r, object, forms),
+            Some(criteria) => criteria.matches(&*self.reader, r, object, forms).map(|form| form.is_some()),
             None => Ok(true),
         };
         match matches {
@@ -280,9 +289,9 @@ impl ValidatingAdmissionPolicy {
                 // Values of an evaluation end before the authorizer is awaited.
                 let evaluated = {
                     let inputs = Inputs {
-                        object: object.unwrap_or(&Value::Null),
-                        old: r.old.unwrap_or(&Value::Null),
-                        request,
+                        object: seen.object.unwrap_or(&Value::Null),
+                        old: seen.old.unwrap_or(&Value::Null),
+                        request: seen.request,
                         namespace: &space,
                         params: param.as_ref(),
                         authorizer: policy.asks.then_some(asked),
@@ -336,7 +345,7 @@ impl Plugin for ValidatingAdmissionPolicy {
         let hooks = self.store.hooks();
         let forms = Forms::new(r, object);
         let mut found = Gathered::default();
-        let mut request: Option<Value> = None;
+        let mut request: Option<(Form, Value)> = None;
         let asked = Asked::new(self.authorizer.clone(), r.user);
         for hook in hooks.iter() {
             let policy = &*hook.policy;
@@ -347,23 +356,27 @@ impl Plugin for ValidatingAdmissionPolicy {
                 );
                 (!policy.ignore_failure).then_some((message, "Invalid"))
             };
-            match policy.criteria.matches(&*self.reader, r, object, &forms) {
-                Ok(true) => {}
-                Ok(false) => continue,
+            let form = match policy.criteria.matches(&*self.reader, r, object, &forms) {
+                Ok(Some(form)) => form,
+                Ok(None) => continue,
                 Err(why) => {
                     found.denied.extend(misconfigured(why));
                     continue;
                 }
-            }
+            };
             if let Some(Err(why)) = policy.params.as_ref().map(|kind| kind.resource(&*self.reader)) {
                 found.denied.extend(misconfigured(why));
                 continue;
             }
-            let request = request.get_or_insert_with(|| environment::request(r, object, forms.own()));
+            let (new, old) = (in_form(r, object, form).await?, in_form(r, r.old, form).await?);
+            if request.as_ref().is_none_or(|(of, _)| of != form) {
+                request = Some((form.clone(), environment::request(r, object, form)));
+            }
+            let Some((_, request)) = &request else { continue };
+            let seen = Seen { object: new.as_deref(), old: old.as_deref(), request };
             let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
             for binding in &hook.bindings {
-                let made =
-                    self.bound(r, object, request, policy, binding, &asked, &forms, &mut found).await?;
+                let made = self.bound(r, object, seen, policy, binding, &asked, &forms, &mut found).await?;
                 for (key, value) in made {
                     let values = annotations.entry(key).or_default();
                     if !values.contains(&value) {

@@ -12,6 +12,7 @@ mod transport;
 pub(super) use config::{Forms, Rule};
 pub use transport::{Answered, Endpoint, WebhookTransport};
 
+use super::forms::{in_form, out_of_form};
 use super::policies::expression::{self, Inputs, Scope};
 use super::policies::{self, Asked};
 use super::{Denied, Form, Operation, Plugin, Request};
@@ -239,21 +240,6 @@ impl Caller {
     }
 }
 
-/// The object as that form has it.
-async fn in_form<'a>(
-    r: &Request<'_>,
-    object: Option<&'a Value>,
-    form: &Form,
-) -> Result<Option<Cow<'a, Value>>, Denied> {
-    match (object, r.versions) {
-        (None, _) => Ok(None),
-        (Some(object), Some(versions)) if object["apiVersion"] != form.kind.api_version().as_str() => {
-            versions.convert(object, form).await.map(Cow::Owned).map(Some).map_err(Denied::internal)
-        }
-        (Some(object), _) => Ok(Some(Cow::Borrowed(object))),
-    }
-}
-
 /// The `Status` a refusal is answered with: the webhook's own, completed.
 fn rejection(name: &str, status: &Value) -> Value {
     let mut made = match status {
@@ -407,10 +393,7 @@ impl MutatingAdmissionWebhook {
                 }
             };
             if let Some((patched, form)) = patched {
-                *object = match r.versions {
-                    Some(versions) => versions.back(patched, form).await.map_err(Denied::internal)?,
-                    None => patched,
-                };
+                *object = out_of_form(r, patched, form).await?;
                 r.notes.object_changed();
             }
         }
