@@ -5,7 +5,9 @@
 //! without controllers and nodes is a subject too; an assertion that upstream's server fails is a wrong assertion.
 
 pub mod case;
+pub mod hooks;
 pub mod http;
+pub mod policies;
 pub mod service;
 pub mod subject;
 pub mod watch;
