@@ -260,9 +260,11 @@ async fn apply_configurations_are_merged() {
         ("object", "must evaluate to Object but got dyn"),
     ] {
         let denied = mutate(apply(expression)).await.unwrap_err();
-        assert_eq!((denied.code, denied.reason), (403, "Invalid"));
-        assert!(denied.message.starts_with("policy 'pol' with binding 'bind' denied request: "), "{denied}");
-        assert!(denied.message.contains(wanted), "{denied}");
+        let status = denied.status.unwrap();
+        assert_eq!((&status["code"], &status["reason"]), (&json!(403), &json!("Invalid")));
+        let message = status["message"].as_str().unwrap();
+        assert!(message.starts_with("policy 'pol' with binding 'bind' denied request: "), "{message}");
+        assert!(message.contains(wanted), "{message}");
     }
 }
 
