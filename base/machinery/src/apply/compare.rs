@@ -41,7 +41,36 @@ fn leaf(old: Option<&Value>, new: Option<&Value>) -> Pair {
     pair
 }
 
+/// What a value brings that was not there: everything in it. [`compare`] with nothing, without looking for it.
+fn added(schema: &Schema, of: Kind<'_>, new: &Value) -> Node {
+    let children = match typed::resolve(of, new) {
+        Kind::Leaf => return Node::leaf(),
+        Kind::List(list) => {
+            let item_kind = typed::kind(schema, &list.item);
+            let items = index(schema, list, new.as_array().map_or(&[], Vec::as_slice)).into_iter();
+            items
+                .map(|(element, values)| match values.as_slice() {
+                    [only] => (element, added(schema, item_kind, only)),
+                    _ => (element, Node::leaf()),
+                })
+                .collect()
+        }
+        of => {
+            let members = as_map(Some(new)).into_iter().flatten();
+            members
+                .map(|(name, value)| {
+                    (PathElement::Field(name.clone()), added(schema, typed::member(schema, of, name).0, value))
+                })
+                .collect()
+        }
+    };
+    Node { member: true, children: Set(children) }
+}
+
 fn compare(schema: &Schema, of: Kind<'_>, old: Option<&Value>, new: Option<&Value>) -> Pair {
+    if let (None, Some(new)) = (old, new) {
+        return Pair { changed: added(schema, of, new), removed: Node::default() };
+    }
     let resolve = |v: Option<&Value>| v.map(|v| typed::resolve(of, v));
     let mut pair = match (resolve(old), resolve(new)) {
         (None, None) => Pair::default(),
@@ -70,9 +99,7 @@ fn compare(schema: &Schema, of: Kind<'_>, old: Option<&Value>, new: Option<&Valu
             maps(schema, of, a, b)
         }
     };
-    if old.is_none() {
-        pair.changed.member = true;
-    } else if new.is_none() {
+    if new.is_none() {
         pair.removed.member = true;
     }
     pair

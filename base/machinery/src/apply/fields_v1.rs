@@ -44,14 +44,12 @@ pub fn encode(set: &Set) -> Value {
 }
 
 fn encode_map(set: &Set, own: bool) -> Map<String, Value> {
-    let mut out = Map::new();
-    if own && !set.is_empty() {
-        out.insert(".".into(), Value::Object(Map::new()));
-    }
-    for (element, node) in &set.0 {
-        out.insert(element_key(element), Value::Object(encode_map(&node.children, node.member)));
-    }
-    out
+    let own = (own && !set.is_empty()).then(|| (".".to_owned(), Value::Object(Map::new())));
+    let below = set.0.iter().map(|(element, node)| {
+        (element_key(element), Value::Object(encode_map(&node.children, node.member)))
+    });
+    // In order, mostly: collecting builds the map without looking for each one's place.
+    own.into_iter().chain(below).collect()
 }
 
 pub fn decode(fields: &Value) -> Result<Set, String> {

@@ -76,8 +76,7 @@ impl Options {
 #[derive(Clone, Copy, Debug)]
 pub struct WindowLimits {
     pub events: usize,
-    /// What a window may weigh, and what it may weigh at most: in between as much as the objects themselves, so that
-    /// history never more than doubles what a big resource takes.
+    /// What a window may weigh, and what it may weigh at most: in between a third of what the objects themselves do.
     pub bytes: usize,
     pub most_bytes: usize,
     /// Older events are dropped, though never below `keep` of them.
@@ -91,7 +90,7 @@ impl Default for WindowLimits {
     fn default() -> Self {
         Self {
             events: 16_384,
-            bytes: 4 << 20,
+            bytes: 3 << 20,
             most_bytes: 64 << 20,
             age: Duration::from_secs(300),
             keep: 100,

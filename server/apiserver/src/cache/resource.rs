@@ -96,7 +96,7 @@ impl Window {
     }
 
     fn trim(&mut self, now: Instant, limits: &WindowLimits, weight: usize) {
-        let most = weight.clamp(limits.bytes, limits.most_bytes.max(limits.bytes));
+        let most = (weight / 3).clamp(limits.bytes, limits.most_bytes.max(limits.bytes));
         while let Some((at, oldest)) = self.events.front() {
             let kept = self.events.len();
             let full = kept > limits.events || self.bytes > most;

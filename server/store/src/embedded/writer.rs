@@ -111,13 +111,21 @@ impl Writer {
                 }
             }
         }
+        self.take_waiting(&mut group);
+        // Who is about to write on a busy processor comes along: a commit costs the same for one and for many. On an
+        // idle one this returns at once.
+        std::thread::yield_now();
+        self.take_waiting(&mut group);
+        Some(group)
+    }
+
+    fn take_waiting(&self, group: &mut Group) {
         while !group.full() {
             match self.queue.try_recv() {
                 Ok(command) => group.add(command),
                 Err(_) => break,
             }
         }
-        Some(group)
     }
 
     fn sleep(&self) -> Result<Command, RecvTimeoutError> {
