@@ -11,6 +11,8 @@ use std::pin::Pin;
 
 /// An open watch.
 pub struct Watch {
+    client: Client,
+    collection: String,
     path: String,
     lines: Lines<Pin<Box<dyn AsyncBufRead + Send>>>,
 }
@@ -29,25 +31,32 @@ impl Watch {
         Self::open(client, path, "0").await
     }
 
-    async fn open(client: &Client, path: &str, version: &str) -> Result<Self> {
-        let path = format!("{path}?watch=true&resourceVersion={version}");
+    async fn open(client: &Client, collection: &str, version: &str) -> Result<Self> {
+        let path = format!("{collection}?watch=true&resourceVersion={version}");
         let stream = client.request_stream(request(Method::GET, &path, JSON, vec![])?).await;
         let stream: Pin<Box<dyn AsyncBufRead + Send>> =
             Box::pin(stream.with_context(|| format!("watch {path}"))?);
-        Ok(Self { path, lines: stream.lines() })
+        let (client, collection) = (client.clone(), collection.to_owned());
+        Ok(Self { client, collection, path, lines: stream.lines() })
     }
 
-    /// The next event as the server wrote it.
-    pub async fn line(&mut self) -> Result<String> {
+    /// The same watch from `version` on, as clients do when the server has ended one.
+    pub async fn resume(&mut self, version: &str) -> Result<()> {
+        *self = Self::open(&self.client, &self.collection, version).await?;
+        Ok(())
+    }
+
+    /// The next event as the server wrote it; `None` when it has ended the watch.
+    pub async fn line(&mut self) -> Result<Option<String>> {
         match self.lines.next().await {
-            Some(line) => line.with_context(|| format!("read {}", self.path)),
-            None => bail!("the server ended {}", self.path),
+            Some(line) => line.map(Some).with_context(|| format!("read {}", self.path)),
+            None => Ok(None),
         }
     }
 
     /// The next event: its type and its object.
     pub async fn event(&mut self) -> Result<(String, Value)> {
-        let line = self.line().await?;
+        let Some(line) = self.line().await? else { bail!("the server ended {}", self.path) };
         let mut event: Value = serde_json::from_str(&line).with_context(|| format!("read {}", self.path))?;
         let kind = event["type"].as_str().unwrap_or_default().to_owned();
         if kind == "ERROR" {

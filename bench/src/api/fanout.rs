@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const MARK: &str = "\"bench.ironclad.dev/sequence\":\"";
+const VERSION: &str = "\"resourceVersion\":\"";
 /// For one event; far from any figure.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -55,18 +56,25 @@ pub async fn measure(bench: &Bench<'_>, watchers: u32, objects: u32) -> Result<F
     })
     .await
     .context("phase watch: change the objects")?;
-    let mut latencies = vec![];
+    let (mut latencies, mut resumed) = (vec![], 0);
     while let Some(ended) = following.join_next().await {
-        latencies.extend(ended?.context("phase watch")?);
+        let (seen, times) = ended?.context("phase watch")?;
+        latencies.extend(seen);
+        resumed += times;
+    }
+    if resumed > 0 {
+        eprintln!("the server ended watches {resumed} times; they went on where they were");
     }
     let elapsed = begun.elapsed();
     let cpu = cpu.and_then(|before| Some(bench.cpu()?.since(before)));
     Ok(Fanned { taken: Taken { elapsed, latencies, cpu }, memory })
 }
 
-/// Reads until every object's change was seen. A line is only searched, not parsed: the watchers share the machine.
-async fn follow(mut watch: Watch, sent: Arc<Vec<OnceLock<Instant>>>) -> Result<Vec<Duration>> {
+/// Reads until every object's change was seen; also tells how often the server ended the watch, as some do with slow
+/// readers. A line is only searched, not parsed: the watchers share the machine.
+async fn follow(mut watch: Watch, sent: Arc<Vec<OnceLock<Instant>>>) -> Result<(Vec<Duration>, u32)> {
     let mut latencies = Vec::with_capacity(sent.len());
+    let (mut version, mut resumed) = (None, 0);
     while latencies.len() < sent.len() {
         let line = tokio::time::timeout(LIMIT, watch.line()).await;
         let line = line.with_context(|| {
@@ -76,17 +84,26 @@ async fn follow(mut watch: Watch, sent: Arc<Vec<OnceLock<Instant>>>) -> Result<V
                 sent.len()
             )
         })??;
+        let Some(line) = line else {
+            let version = version.as_deref().context("the server ended a watch that had shown nothing")?;
+            watch.resume(version).await?;
+            resumed += 1;
+            continue;
+        };
         let seen = Instant::now();
-        let stamp = sequence(&line).and_then(|i| sent.get(i)).and_then(OnceLock::get);
+        let stamp = between(&line, MARK).and_then(sequence).and_then(|i| sent.get(i)).and_then(OnceLock::get);
         latencies.extend(stamp.map(|sent| seen - *sent));
+        version = between(&line, VERSION).map(str::to_owned).or(version);
     }
-    Ok(latencies)
+    Ok((latencies, resumed))
 }
 
-fn sequence(line: &str) -> Option<usize> {
-    let (_, rest) = line.split_once(MARK)?;
-    let (value, _) = rest.split_once('"')?;
-    value.split_once('-')?.1.parse().ok()
+fn between<'l>(line: &'l str, before: &str) -> Option<&'l str> {
+    Some(line.split_once(before)?.1.split_once('"')?.0)
+}
+
+fn sequence(mark: &str) -> Option<usize> {
+    mark.split_once('-')?.1.parse().ok()
 }
 
 #[cfg(test)]
@@ -95,9 +112,9 @@ mod tests {
 
     #[test]
     fn the_mark_is_found_but_not_its_owner() {
-        let line =
-            r#"{"object":{"metadata":{"annotations":{"a":"b","bench.ironclad.dev/sequence":"10-42"}}}}"#;
-        assert_eq!(sequence(line), Some(42));
-        assert_eq!(sequence(r#"{"f:annotations":{"f:bench.ironclad.dev/sequence":{}}}"#), None);
+        let line = r#"{"object":{"metadata":{"annotations":{"a":"b","bench.ironclad.dev/sequence":"10-42"},"resourceVersion":"7"}}}"#;
+        assert_eq!(between(line, MARK).and_then(sequence), Some(42));
+        assert_eq!(between(line, VERSION), Some("7"));
+        assert_eq!(between(r#"{"f:annotations":{"f:bench.ironclad.dev/sequence":{}}}"#, MARK), None);
     }
 }

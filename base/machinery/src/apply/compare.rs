@@ -59,7 +59,10 @@ fn added(schema: &Schema, of: Kind<'_>, new: &Value) -> Node {
             let members = as_map(Some(new)).into_iter().flatten();
             members
                 .map(|(name, value)| {
-                    (PathElement::Field(name.clone()), added(schema, typed::member(schema, of, name).0, value))
+                    (
+                        PathElement::Field(name.clone()),
+                        added(schema, typed::member(schema, of, name).0, value),
+                    )
                 })
                 .collect()
         }
