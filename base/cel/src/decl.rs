@@ -25,6 +25,8 @@ pub struct Decl {
 #[derive(Clone, Debug)]
 pub enum DeclKind {
     Dyn,
+    /// Anything, of a known greatest size.
+    Any,
     IntOrString,
     Bool,
     Int,
@@ -34,8 +36,15 @@ pub enum DeclKind {
     Date,
     Timestamp,
     Duration,
-    List { item: Arc<Decl>, kind: ListKind },
-    Map { value: Arc<Decl> },
+    List {
+        item: Arc<Decl>,
+        kind: ListKind,
+    },
+    Map {
+        /// Where more is known of the keys than that they are strings.
+        key: Option<Arc<Decl>>,
+        value: Arc<Decl>,
+    },
     Object(Arc<ObjectDecl>),
 }
 
@@ -92,7 +101,7 @@ impl Decl {
     pub fn item(&self) -> &Decl {
         match &self.kind {
             DeclKind::List { item, .. } => item,
-            DeclKind::Map { value } => value,
+            DeclKind::Map { value, .. } => value,
             _ => &DYN,
         }
     }
@@ -101,6 +110,7 @@ impl Decl {
     pub fn ty(&self) -> Type {
         match &self.kind {
             DeclKind::Dyn | DeclKind::IntOrString => Type::Dyn,
+            DeclKind::Any => Type::Any,
             DeclKind::Bool => Type::Bool,
             DeclKind::Int => Type::Int,
             DeclKind::Double => Type::Double,
@@ -109,7 +119,7 @@ impl Decl {
             DeclKind::Date | DeclKind::Timestamp => Type::Timestamp,
             DeclKind::Duration => Type::Duration,
             DeclKind::List { item, .. } => Type::list(item.ty()),
-            DeclKind::Map { value } => Type::map(Type::Text, value.ty()),
+            DeclKind::Map { value, .. } => Type::map(Type::Text, value.ty()),
             DeclKind::Object(object) => Type::Object(object.clone()),
         }
     }
@@ -216,7 +226,7 @@ impl<'s> FromSchema<'s> {
             let embedded = flag(values, "x-kubernetes-embedded-resource");
             let value = self.decl(values, embedded, &format!("{name}.@elem"), depth + 1)?;
             let most = (MAX_REQUEST - 2) / (value.min_size + 6);
-            let mut out = Decl::new(DeclKind::Map { value: Arc::new(value) }, 2);
+            let mut out = Decl::new(DeclKind::Map { key: None, value: Arc::new(value) }, 2);
             out.max = count(schema, "maxProperties").unwrap_or(most);
             return Some(out);
         }

@@ -5,7 +5,7 @@ use crate::check::{self, Checked, Env};
 use crate::decl::Decl;
 use crate::run::{Evaluation, Node, Vars, plan, run};
 use crate::syntax::ast::Ast;
-use crate::syntax::{SyntaxError, parse};
+use crate::syntax::{SyntaxError, parse_with};
 use crate::types::Type;
 
 /// A compiled expression. Immutable; evaluations share it.
@@ -59,7 +59,7 @@ const MAX_SNIPPET: usize = 16_384;
 /// Parses, checks and plans.
 pub fn compile(env: &Env, source: &str) -> Result<Program, CompileError> {
     let failed = |errors: Vec<SyntaxError>| CompileError { source_text: source.to_owned(), errors };
-    let ast = parse(source).map_err(failed)?;
+    let ast = parse_with(source, env.bindings).map_err(failed)?;
     let checked = check::check(env, &ast).map_err(failed)?;
     let (node, slots) =
         plan(&ast.root, &checked).map_err(|e| failed(vec![SyntaxError { at: 0, message: e.to_string() }]))?;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub enum Type {
     Dyn,
+    /// As [`Dyn`](Self::Dyn), under another name: a declared field of which any value may be expected.
+    Any,
     Null,
     Bool,
     Int,
@@ -72,6 +74,7 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dyn => f.write_str("dyn"),
+            Self::Any => f.write_str("any"),
             Self::Null => f.write_str("null"),
             Self::Bool => f.write_str("bool"),
             Self::Int => f.write_str("int"),

@@ -119,8 +119,10 @@ impl<'d> Coster<'d> {
         }
         let decl = from.decl.and_then(|decl| match (name, &decl.kind) {
             ("@items", DeclKind::List { item, .. }) => Some(&**item),
-            ("@values" | "@items", DeclKind::Map { value }) => Some(&**value),
-            ("@keys", DeclKind::Map { .. }) => Some(&KEY),
+            ("@values" | "@items", DeclKind::Map { value, .. }) => Some(&**value),
+            ("@keys", DeclKind::Map { key, .. }) => Some(key.as_deref().unwrap_or(&KEY)),
+            // Of such a map every member is alike.
+            (_, DeclKind::Map { value, .. }) if matches!(value.kind, DeclKind::Any) => Some(&**value),
             (_, DeclKind::Object(object)) => object.fields.get(name).map(|f| &f.decl),
             _ => None,
         });

@@ -106,7 +106,7 @@ impl Inference {
                 self.bound[*x as usize] = Some(other.clone());
                 true
             }
-            (Type::Dyn, _) | (_, Type::Dyn) => true,
+            (Type::Dyn | Type::Any, _) | (_, Type::Dyn | Type::Any) => true,
             (Type::List(x), Type::List(y)) | (Type::Optional(x), Type::Optional(y)) => self.unify(x, y),
             (Type::Map(k, v), Type::Map(l, w)) => self.unify(k, l) && self.unify(v, w),
             (Type::Null, other) | (other, Type::Null) => nullable(other),
@@ -118,6 +118,8 @@ impl Inference {
     pub fn general(&self, a: &Type, b: &Type) -> Type {
         let (x, y) = (self.resolve(a, false), self.resolve(b, false));
         match (&x, &y) {
+            (Type::Any, _) => x,
+            (_, Type::Any) => y,
             (Type::Dyn, _) | (_, Type::Dyn) => Type::Dyn,
             (Type::Null, _) => y,
             (Type::List(p), Type::List(q)) => Type::list(self.general(p, q)),

@@ -18,6 +18,8 @@ pub struct Env {
     pub vars: HashMap<String, Type>,
     /// `Object`, its parts (`Object.spec`) and `JSONPatch` may be built, as mutations do.
     pub patch_types: bool,
+    /// `cel.bind(name, value, expression)` is a macro.
+    pub bindings: bool,
 }
 
 impl Env {
@@ -28,6 +30,11 @@ impl Env {
 
     pub fn with_patch_types(mut self) -> Self {
         self.patch_types = true;
+        self
+    }
+
+    pub fn with_bindings(mut self) -> Self {
+        self.bindings = true;
         self
     }
 
@@ -277,7 +284,7 @@ impl Checker<'_> {
 
     fn field(&mut self, e: &Expr, of: &Type, field: &str) -> Type {
         match of {
-            Type::Dyn | Type::Var(_) => Type::Dyn,
+            Type::Dyn | Type::Any | Type::Var(_) => Type::Dyn,
             Type::Map(_, value) => (**value).clone(),
             Type::Object(object) => match object.fields.get(field) {
                 Some(field) => field.ty(),
@@ -295,7 +302,7 @@ impl Checker<'_> {
     fn unwrap(&mut self, at: &Expr, ty: Type) -> Type {
         match self.infer.resolve(&ty, false) {
             Type::Optional(inner) => (*inner).clone(),
-            Type::Dyn => Type::Dyn,
+            Type::Dyn | Type::Any => Type::Dyn,
             other => {
                 let shown = self.show(&other);
                 self.error(at.id, format!("expected type 'optional_type(_)' but found '{shown}'"))
@@ -438,7 +445,7 @@ impl Checker<'_> {
             Type::List(item) if c.var2.is_some() => (Type::Int, (**item).clone()),
             Type::List(item) => ((**item).clone(), Type::Dyn),
             Type::Map(key, value) => ((**key).clone(), (**value).clone()),
-            Type::Dyn | Type::Var(_) => (Type::Dyn, Type::Dyn),
+            Type::Dyn | Type::Any | Type::Var(_) => (Type::Dyn, Type::Dyn),
             other => {
                 let shown = self.show(other);
                 self.error(

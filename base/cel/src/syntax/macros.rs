@@ -128,6 +128,10 @@ pub(super) fn receiver(
         (name.as_str(), args.len()),
         ("all" | "exists" | "exists_one" | "existsOne" | "filter", 2) | ("map", 2 | 3)
     );
+    if p.bindings && name == "bind" && args.len() == 3 && matches!(&target.kind, Kind::Ident(t) if t == "cel")
+    {
+        return named(p, at, args).map(Outcome::Expanded);
+    }
     let bind = matches!((name.as_str(), args.len()), ("optMap" | "optFlatMap", 2));
     if name == "sortBy" && args.len() == 2 {
         return sort_by(p, at, target, args).map(Outcome::Expanded);
@@ -225,6 +229,16 @@ fn collect(b: &mut Build<'_>, target: Expr, vars: (String, Option<String>), step
 
 fn member(b: &mut Build<'_>, target: Expr, function: &str) -> Expr {
     b.node(Kind::Call { function: function.into(), target: Some(Box::new(target)), args: Vec::new() })
+}
+
+/// `cel.bind(name, value, expression)`.
+fn named(p: &mut Parser, at: u32, mut args: Vec<Expr>) -> Made {
+    let message = "cel.bind() variable names must be simple identifiers";
+    let var = simple(p, &args[0], message)?;
+    let (Some(body), Some(value)) = (args.pop(), args.pop()) else {
+        return Err(SyntaxError { at, message: message.into() });
+    };
+    Ok(bind(&mut Build { p, at }, var, value, body))
 }
 
 /// A fold over nothing that only names a value: cel-go's `cel.bind`.

@@ -7,7 +7,7 @@ mod macros;
 mod parser;
 
 pub(crate) use parser::RESERVED;
-pub use parser::parse;
+pub use parser::{parse, parse_with};
 
 /// What is wrong with the text, and where (in characters).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

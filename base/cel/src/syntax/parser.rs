@@ -28,13 +28,18 @@ pub(crate) const RESERVED: [&str; 17] = [
 
 /// Parses one expression. Never panics; depth and length are bounded.
 pub fn parse(source: &str) -> Result<Ast, Vec<SyntaxError>> {
+    parse_with(source, false)
+}
+
+/// [`parse`]; `bindings`: `cel.bind` is a macro.
+pub fn parse_with(source: &str, bindings: bool) -> Result<Ast, Vec<SyntaxError>> {
     let size = source.chars().count();
     if size > MAX_SOURCE {
         let message = format!("expression code point size exceeds limit: size: {size}, limit {MAX_SOURCE}");
         return Err(vec![SyntaxError { at: 0, message }]);
     }
     let lexemes = lex(source).map_err(|e| vec![e])?;
-    let mut parser = Parser { lexemes, at: 0, level: 0, positions: vec![0] };
+    let mut parser = Parser { lexemes, at: 0, level: 0, positions: vec![0], bindings };
     let root = parser.whole().map_err(|e| vec![e])?;
     Ok(Ast { root, positions: parser.positions })
 }
@@ -46,6 +51,7 @@ pub(super) struct Parser {
     at: usize,
     level: u16,
     positions: Vec<u32>,
+    pub(super) bindings: bool,
 }
 
 impl Parser {

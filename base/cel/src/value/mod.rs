@@ -270,7 +270,7 @@ fn get_json<'a>(
             let field = object.fields.get(name)?;
             map.get(&field.json).map(|v| wrap(v, &field.decl))
         }
-        DeclKind::Map { value } => map.get(name).map(|v| wrap(v, value)),
+        DeclKind::Map { value, .. } => map.get(name).map(|v| wrap(v, value)),
         _ => map.get(name).map(|v| Ok(dynamic(v))),
     }
 }

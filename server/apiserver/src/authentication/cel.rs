@@ -25,7 +25,7 @@ fn list(item: Decl) -> Decl {
 }
 
 fn map(value: Decl) -> Decl {
-    Decl::new(DeclKind::Map { value: Arc::new(value) }, 2)
+    Decl::new(DeclKind::Map { key: None, value: Arc::new(value) }, 2)
 }
 
 /// Fields under their own names.

@@ -34,7 +34,7 @@ fn object(name: &str, fields: Vec<(&str, Decl)>) -> Decl {
 }
 
 fn extra() -> Decl {
-    Decl::new(DeclKind::Map { value: Arc::new(texts()) }, 2)
+    Decl::new(DeclKind::Map { key: None, value: Arc::new(texts()) }, 2)
 }
 
 fn user() -> Decl {

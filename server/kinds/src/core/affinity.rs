@@ -64,7 +64,7 @@ fn node_term(term: &Value, values_too: bool, path: &Path<'_>, errors: &mut Field
 }
 
 /// A required node selector, of pods and persistent volumes.
-pub(super) fn node_selector(selector: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
+pub(crate) fn node_selector(selector: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     let terms = items(selector, "nodeSelectorTerms");
     let at = path.child("nodeSelectorTerms");
     if terms.is_empty() {

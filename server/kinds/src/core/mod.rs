@@ -29,7 +29,7 @@ mod volumes;
 pub(super) mod warnings;
 
 pub(super) use addresses::cluster as cluster_addresses;
-pub(super) use affinity::tolerations;
+pub(super) use affinity::{node_selector, tolerations};
 pub(super) use claims::claim_spec;
 pub(super) use endpoints::{endpoint_ip, is_own};
 pub(super) use resources::{container_amount, container_resource_name};

@@ -1,6 +1,7 @@
 //! The CEL expressions of policies and match conditions, compiled: what a policy is refused for, and what admission
 //! evaluates later.
 
+pub mod devices;
 pub mod environment;
 
 use cel::{Program, Type};

@@ -171,7 +171,7 @@ fn of_shape(schema: &Schema, shape: &Shape, name: &str, within: &mut Vec<TypeId>
         }
         Shape::Map(map) => {
             let value = Arc::new(of_shape(schema, &map.value, &format!("{name}.@elem"), within));
-            plain(DeclKind::Map { value })
+            plain(DeclKind::Map { key: None, value })
         }
     }
 }
