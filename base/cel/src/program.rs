@@ -44,7 +44,9 @@ impl CompileError {
             }
         }
         let snippet = self.source_text.split('\n').nth(line - 1).unwrap_or_default().replace('\t', " ");
-        let head = format!("ERROR: <input>:{line}:{}: {}", column + 1, error.message);
+        // The end of nothing stands before its first column.
+        let place = if self.source_text.is_empty() { 0 } else { column + 1 };
+        let head = format!("ERROR: <input>:{line}:{place}: {}", error.message);
         if snippet.len() > MAX_SNIPPET {
             return head;
         }

@@ -1,5 +1,7 @@
 //! Between the versions of one kind. Most differ in `apiVersion` alone; the few that differ in shape are here.
 
+mod devices;
+
 use crate::resolve::Resource;
 use serde_json::{Map, Value, json};
 
@@ -12,6 +14,7 @@ pub fn to_storage(resource: &Resource, mut object: Value) -> Value {
     match (resource.group.as_str(), resource.version.as_str(), resource.kind.as_str()) {
         ("events.k8s.io", "v1", "Event") => rename(&mut object, EVENT, true),
         ("autoscaling", "v1", "HorizontalPodAutoscaler") => autoscaler_to_v2(&mut object),
+        ("resource.k8s.io", "v1beta1", kind) => devices::to_v1(kind, &mut object),
         _ => {}
     }
     object
@@ -26,6 +29,7 @@ pub fn from_storage(resource: &Resource, mut object: Value) -> Value {
     match (resource.group.as_str(), resource.version.as_str(), resource.kind.as_str()) {
         ("events.k8s.io", "v1", "Event") => rename(&mut object, EVENT, false),
         ("autoscaling", "v1", "HorizontalPodAutoscaler") => autoscaler_to_v1(&mut object),
+        ("resource.k8s.io", "v1beta1", kind) => devices::to_v1beta1(kind, &mut object),
         _ => {}
     }
     object
@@ -36,7 +40,9 @@ pub fn is_reshaped(resource: &Resource) -> bool {
     resource.custom.is_none()
         && matches!(
             (resource.storage.0.as_str(), resource.kind.as_str()),
-            ("", "Event") | ("autoscaling", "HorizontalPodAutoscaler")
+            ("", "Event")
+                | ("autoscaling", "HorizontalPodAutoscaler")
+                | ("resource.k8s.io", "ResourceClaim" | "ResourceClaimTemplate" | "ResourceSlice")
         )
 }
 
@@ -48,6 +54,9 @@ pub fn reshape(kind: &str, object: &Value, from: &str, to: &str) -> Option<Value
         ("Event", "v1", "events.k8s.io/v1") => rename(&mut out, EVENT, false),
         ("HorizontalPodAutoscaler", "autoscaling/v1", "autoscaling/v2") => autoscaler_to_v2(&mut out),
         ("HorizontalPodAutoscaler", "autoscaling/v2", "autoscaling/v1") => autoscaler_to_v1(&mut out),
+        (_, "resource.k8s.io/v1beta1", _) => devices::to_v1(kind, &mut out),
+        (_, _, "resource.k8s.io/v1beta1") => devices::to_v1beta1(kind, &mut out),
+        (_, "resource.k8s.io/v1" | "resource.k8s.io/v1beta2", _) => {}
         _ => return None,
     }
     out["apiVersion"] = to.into();

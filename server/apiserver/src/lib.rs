@@ -22,6 +22,7 @@ pub mod cache;
 pub mod chain;
 mod convert;
 pub mod crd;
+mod deprecations;
 pub mod discovery;
 mod encode;
 pub mod encryption;

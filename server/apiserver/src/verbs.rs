@@ -49,6 +49,7 @@ pub(crate) async fn handle(server: &ApiServer, mut call: Call) -> Result<Respons
     if let Some(warning) = resource.custom.as_ref().and_then(|c| c.warning.clone()) {
         call.warnings.push(warning);
     }
+    call.warnings.extend(crate::deprecations::warning(&resource));
     let info = &call.info;
     // A namespace is addressed within itself but lives in no namespace.
     let namespace = if namespaced { info.namespace.clone() } else { String::new() };
@@ -86,10 +87,6 @@ async fn main(
     namespace: &str,
 ) -> Result<Response<Body>, ApiError> {
     let name = call.info.name.clone();
-    if resource.plural == "endpoints" && resource.group.is_empty() {
-        let warning = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
-        call.warnings.push(warning.to_owned());
-    }
     match call.info.verb {
         "get" => get(server, call, resource, namespace, &name).await,
         "list" => list(server, call, resource, namespace).await,

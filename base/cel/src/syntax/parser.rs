@@ -120,7 +120,10 @@ impl Parser {
         let expr = self.expr()?;
         if self.here().token != Token::End {
             let lexeme = self.here();
-            let message = format!("Syntax error: mismatched input '{}' expecting <EOF>", lexeme.text);
+            // What would do if it were left out is extraneous.
+            let last = self.lexemes.get(self.at + 1).is_none_or(|l| l.token == Token::End);
+            let what = if last { "extraneous" } else { "mismatched" };
+            let message = format!("Syntax error: {what} input '{}' expecting <EOF>", lexeme.text);
             return Err(SyntaxError { at: lexeme.at, message });
         }
         Ok(expr)
@@ -364,6 +367,12 @@ impl Parser {
             },
             Token::Sign(".") => {
                 self.advance();
+                if !matches!(self.here().token, Token::Ident(_)) {
+                    let lexeme = self.here();
+                    let text = if lexeme.token == Token::End { "" } else { &lexeme.text };
+                    let message = format!("Syntax error: no viable alternative at input '.{text}'");
+                    return Err(SyntaxError { at: lexeme.at, message });
+                }
                 return self.identifier(true);
             }
             Token::Sign("(") => {

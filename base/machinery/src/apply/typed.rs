@@ -24,7 +24,9 @@ pub(super) fn kind<'s>(schema: &'s Schema, shape: &'s Shape) -> Kind<'s> {
         }
         Shape::Map(map) if !map.atomic => Kind::Map(&map.value),
         Shape::List(list) if list.kind != ListKind::Atomic => Kind::List(list),
-        Shape::RawExtension | Shape::Any | Shape::Special(_) => Kind::Deduced,
+        // Of an object of any kind nothing is merged.
+        Shape::RawExtension => Kind::Leaf,
+        Shape::Any | Shape::Special(_) => Kind::Deduced,
         _ => Kind::Leaf,
     }
 }

@@ -14,17 +14,18 @@ mod slices;
 mod taints;
 
 use super::kind::{Check, Kind};
-use super::support::{at, immutable, text};
-use machinery::field::Path;
+use super::support::{at, exactly, text};
+use machinery::field::{FieldErrors, Path};
 use machinery::labels::validation::validate_labels;
-use machinery::meta;
-use serde_json::json;
+use machinery::{meta, names};
+use serde_json::{Value, json};
 
 const GROUP: &str = "resource.k8s.io";
 const SPEC: Path<'static> = Path::new("spec");
 
 pub(super) static KINDS: &[Kind] = &[
     Kind::cluster(GROUP, "DeviceClass")
+        .named(class_name)
         .generation()
         .checks(&[Check::Meta, Check::MetaChange, Check::Change])
         .validate(|o, errors| claims::class(at(o, "spec"), None, &SPEC, errors))
@@ -42,7 +43,7 @@ pub(super) static KINDS: &[Kind] = &[
         })
         .validate(|o, errors| claims::spec(at(o, "spec"), &SPEC, errors))
         .validate_update(|new, old, subresource, errors| match subresource {
-            "" => immutable(at(new, "spec"), at(old, "spec"), &SPEC, errors),
+            "" => frozen(new, old, errors),
             _ => allocation::status(new, old, errors),
         }),
     Kind::namespaced(GROUP, "ResourceClaimTemplate")
@@ -53,7 +54,7 @@ pub(super) static KINDS: &[Kind] = &[
             template_metadata(at(spec, "metadata"), &SPEC.child("metadata"), errors);
             claims::spec(at(spec, "spec"), &SPEC.child("spec"), errors);
         })
-        .validate_update(|new, old, _, errors| immutable(at(new, "spec"), at(old, "spec"), &SPEC, errors)),
+        .validate_update(|new, old, _, errors| frozen(new, old, errors)),
     Kind::cluster(GROUP, "ResourceSlice")
         .generation()
         .checks(&[Check::MetaChange, Check::Change])
@@ -85,6 +86,19 @@ pub(super) static KINDS: &[Kind] = &[
         }),
 ];
 
+/// A subdomain; told in bytes where others are in characters.
+fn class_name(name: &str, prefix: bool) -> Vec<String> {
+    let messages = names::name_is_subdomain(name, prefix);
+    messages.into_iter().map(|m| m.replace("no more than 253 characters", "no more than 253 bytes")).collect()
+}
+
+/// A specification that stays as it was made.
+fn frozen(new: &Value, old: &Value, errors: &mut FieldErrors) {
+    if !exactly(new.get("spec"), old.get("spec")) {
+        errors.invalid(&SPEC, at(new, "spec").clone(), "field is immutable");
+    }
+}
+
 /// What the metadata of a template may not say: members as upstream spells them, in its order.
 const NOT_IN_TEMPLATES: &[(&str, &str)] = &[
     ("name", "name"),
@@ -102,11 +116,7 @@ const NOT_IN_TEMPLATES: &[(&str, &str)] = &[
     ("managedFields", "managedFields"),
 ];
 
-fn template_metadata(
-    metadata: &serde_json::Value,
-    path: &Path<'_>,
-    errors: &mut machinery::field::FieldErrors,
-) {
+fn template_metadata(metadata: &Value, path: &Path<'_>, errors: &mut FieldErrors) {
     meta::validate_annotations(metadata.get("annotations"), &path.child("annotations"), errors);
     validate_labels(metadata.get("labels"), &path.child("labels"), errors);
     for (member, shown) in NOT_IN_TEMPLATES {

@@ -59,7 +59,7 @@ impl<'s> Walk<'s> {
                 continue;
             };
             let field = &ty.fields[index];
-            self.path.push(Step::Key(&field.name));
+            self.path.push(Step::Key(field, ty));
             let value = match (&field.shape, value, old.get(&name)) {
                 (Shape::Struct(below), Value::Object(mut value), Some(Value::Object(old))) => {
                     self.changed(*below, &mut value, old)?;

@@ -4,6 +4,7 @@
 //! shape. For custom types (those without a Go name) nothing is coerced: wrong types are left to validation.
 
 mod changed;
+mod embedded;
 mod syntax;
 
 pub use changed::decode_changed;
@@ -51,7 +52,7 @@ pub fn decode_value(
 }
 
 enum Step<'s> {
-    Key(&'s str),
+    Key(&'s Field, &'s TypeDef),
     Owned(String),
     Index(usize),
 }
@@ -104,12 +105,20 @@ impl<'s> Walk<'s> {
                 Step::Index(i) if whole => out.push_str(&format!("[{i}]")),
                 Step::Index(_) => {}
                 Step::Owned(_) if !whole => {}
-                Step::Key(_) | Step::Owned(_) => {
+                Step::Key(..) | Step::Owned(_) => {
+                    if let (Step::Key(field, owner), false) = (step, whole) {
+                        for name in embedded::within(owner, field) {
+                            if !out.is_empty() {
+                                out.push('.');
+                            }
+                            out.push_str(name);
+                        }
+                    }
                     if !out.is_empty() {
                         out.push('.');
                     }
                     out.push_str(match step {
-                        Step::Key(k) => k,
+                        Step::Key(field, _) => &field.name,
                         Step::Owned(k) => k,
                         Step::Index(_) => "",
                     });
@@ -306,7 +315,7 @@ impl<'s> Seed<'_, 's> {
                 self.walk.report("duplicate", &field.name);
             }
             seen[word] |= bit;
-            self.walk.path.push(Step::Key(&field.name));
+            self.walk.path.push(Step::Key(field, ty));
             let seed = Seed { walk: &mut *self.walk, kind: Kind::of(&field.shape), owner: ty, go: field.go };
             let value = map.next_value_seed(seed)?;
             self.walk.path.pop();
