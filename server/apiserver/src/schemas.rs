@@ -339,6 +339,22 @@ pub fn validate(
     }
 }
 
+/// Structures in errors, as upstream shows them.
+pub fn show(resource: &Resource, errors: &mut FieldErrors) {
+    if let (Some((schema, root)), None) = (stored_shape(resource), &resource.custom) {
+        machinery::schema::shown::show(schema, root, errors);
+    }
+}
+
+/// What storing will make of the object.
+pub fn settle(resource: &Resource, object: &mut Value) {
+    if let Some((schema, root)) =
+        stored_shape(resource).filter(|_| resource.protobuf && resource.custom.is_none())
+    {
+        machinery::schema::settle::settle(schema, root, object);
+    }
+}
+
 /// `metadata` on create. Built-in kinds check their own in their strategy, where names have kind-specific forms.
 pub fn validate_metadata(resource: &Resource, object: &Value) -> FieldErrors {
     let mut errors = FieldErrors::default();

@@ -6,6 +6,8 @@
 mod builtin;
 pub mod defaults;
 mod model;
+pub mod settle;
+pub mod shown;
 pub mod structural;
 mod table;
 

@@ -50,6 +50,7 @@ fn request_to_v1beta1(request: &mut Map<String, Value>) {
     if let Some(Value::Object(exactly)) = request.remove("exactly") {
         request.extend(exactly);
     }
+    request.entry("deviceClassName").or_insert_with(|| "".into());
 }
 
 fn slice_to_v1(object: &mut Value) {

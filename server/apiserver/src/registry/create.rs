@@ -103,8 +103,10 @@ impl ApiServer {
         let mut allocation = self.services.allocate(resource, &mut object, None)?;
         let mut errors = schemas::validate_metadata(resource, &object);
         errors.0.extend(schemas::validate(resource, &object, None, warnings).0);
+        errors.extend(self.admin_access(resource, "", target.namespace, &object, None));
         errors.0.extend(strategy.validate(&object).0);
         if !errors.0.is_empty() {
+            schemas::show(resource, &mut errors);
             return Err(ApiError::invalid(&resource.storage.0, &resource.kind, meta::name(&object), &errors));
         }
         for text in strategy.warnings(&object, None) {
@@ -113,6 +115,7 @@ impl ApiServer {
         warnings.extend(self.admission_warnings(&request, &object));
         self.admit_validating(&request, Some(&object)).await?;
         warnings.extend(request.notes.take_warnings());
+        schemas::settle(resource, &mut object);
         if dry_run {
             // Nothing is written, but a taken name is still an error.
             if self.storage.get(resource, target.namespace, &name).await?.is_some() {

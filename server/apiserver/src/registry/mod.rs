@@ -6,6 +6,7 @@
 
 pub mod create;
 pub mod delete;
+mod devices;
 pub mod forms;
 pub mod list;
 pub mod meta;

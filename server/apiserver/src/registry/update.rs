@@ -109,8 +109,10 @@ impl ApiServer {
         if !mode.trusted {
             let mut errors = schemas::validate_metadata_update(resource, &new, old);
             errors.0.extend(schemas::validate(resource, &new, Some(old), warnings).0);
+            errors.extend(self.admin_access(resource, part, target.namespace, &new, Some(old)));
             errors.0.extend(strategy.validate_update(&new, old, part).0);
             if !errors.0.is_empty() {
+                schemas::show(resource, &mut errors);
                 return Err(ApiError::invalid(&resource.storage.0, &resource.kind, target.name, &errors));
             }
         }
@@ -120,6 +122,7 @@ impl ApiServer {
         warnings.extend(self.admission_warnings(&request, &new));
         self.admit_validating(&request, Some(&new)).await?;
         warnings.extend(request.notes.take_warnings());
+        schemas::settle(resource, &mut new);
         meta::set_revision(&mut new, revision);
         if dry_run {
             let json = serde_json::to_vec(&new).map_err(ApiError::internal)?.into();
