@@ -47,7 +47,7 @@ impl CompileError {
         // The end of nothing stands before its first column.
         let place = if self.source_text.is_empty() { 0 } else { column + 1 };
         let head = format!("ERROR: <input>:{line}:{place}: {}", error.message);
-        if snippet.len() > MAX_SNIPPET {
+        if snippet.len() > MAX_SNIPPET || self.source_text.is_empty() {
             return head;
         }
         let dots = ".".repeat(column);

@@ -505,10 +505,32 @@ pub fn manage_apply(
         .and_then(|applied| {
             // What was applied was merged as it was sent; it is stored as decoding leaves it, like all else.
             let known = live.filter(|_| stored && resource.custom.is_none());
-            check(&Expected::of(resource), applied, known, FieldValidation::Ignore, &mut Vec::new())
-                .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })
+            check(&Expected::of(resource), applied, known, FieldValidation::Ignore, &mut Vec::new()).map_err(
+                |e| match e.code {
+                    _ if resource.custom.is_none() => unconvertible(resource, &patch, &e),
+                    422 => e.with_code(500, "InternalError"),
+                    _ => e,
+                },
+            )
         })
         .map(|applied| convert::to_storage(resource, applied))
+}
+
+/// What was applied fits the schema and yet cannot be read.
+fn unconvertible(resource: &Resource, patch: &Value, error: &ApiError) -> ApiError {
+    let Some((_, why)) =
+        error.message.split_once(" cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "))
+    else {
+        return error.clone();
+    };
+    let kind = format!("{}/{}, Kind={}", resource.group, resource.version, resource.kind);
+    let (namespace, name) = (machinery::meta::namespace(patch), machinery::meta::name(patch));
+    let decoding = if why.starts_with("illegal base64") { "error decoding from json: " } else { "" };
+    let message = format!(
+        "failed to convert new object ({namespace}/{name}; {kind}) to proper version: unable to convert unstructured \
+         object to {kind}: {decoding}{why}"
+    );
+    ApiError::bad_request(message).with_code(500, "")
 }
 
 /// `managedFields` that differ in nothing but their times.

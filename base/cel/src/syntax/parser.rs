@@ -117,6 +117,19 @@ impl Parser {
     }
 
     fn whole(&mut self) -> Result1<Expr> {
+        // A sign before what would do without it is extraneous.
+        let starts = |lexeme: Option<&Lexeme>| match lexeme.map(|l| &l.token) {
+            Some(Token::Sign(sign)) => ["[", "{", "(", ".", "-", "!"].contains(sign),
+            other => !matches!(other, None | Some(Token::End)),
+        };
+        if matches!(self.here().token, Token::Sign(_))
+            && !starts(Some(self.here()))
+            && starts(self.lexemes.get(1))
+        {
+            let mut error = self.unexpected("");
+            error.message = error.message.replacen("mismatched", "extraneous", 1);
+            return Err(error);
+        }
         let expr = self.expr()?;
         if self.here().token != Token::End {
             let lexeme = self.here();

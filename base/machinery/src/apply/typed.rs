@@ -87,8 +87,8 @@ pub(super) fn item_element(schema: &Schema, list: &ListShape, item: &Value) -> R
     for key in keys {
         if let Some(value) = map.get(key) {
             found.push((key.clone(), value.clone()));
-        } else if let Some(default) = def.and_then(|d| d.field(key)).and_then(|f| f.default.as_ref()) {
-            found.push((key.clone(), default.clone()));
+        } else if let Some(default) = def.and_then(|d| d.field(key)).and_then(key_default) {
+            found.push((key.clone(), default));
         }
     }
     if found.is_empty() {
@@ -100,6 +100,16 @@ pub(super) fn item_element(schema: &Schema, list: &ListShape, item: &Value) -> R
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(PathElement::Key(found))
+}
+
+/// What a key is where an item does not say: its default, or the zero value of what Go always writes.
+fn key_default(field: &Field) -> Option<Value> {
+    field.default.clone().or_else(|| match field.shape {
+        _ if !field.always() || field.pointer => None,
+        Shape::String => Some("".into()),
+        Shape::Int32 | Shape::Int64 => Some(0.into()),
+        _ => None,
+    })
 }
 
 /// The set of fields a configuration names: what an applier owns.

@@ -219,13 +219,16 @@ pub fn prepare_apply(target: &Target<'_>, mut config: Value) -> Result<Value, Ap
     if !config.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: the configuration must be an object"));
     }
-    let expected = Expected::of(resource);
-    schemas::check(&expected, config.clone(), None, FieldValidation::Ignore, &mut Vec::new())
-        .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })?;
+    // What built-in kinds cannot read is found when all is merged, after who owns what.
+    if resource.custom.is_some() {
+        let expected = Expected::of(resource);
+        schemas::check(&expected, config.clone(), None, FieldValidation::Ignore, &mut Vec::new())
+            .map_err(|e| if e.code == 422 { e.with_code(500, "InternalError") } else { e })?;
+    }
     let name = meta::name(&config);
     if name.is_empty() {
-        // It may leave the name out; it may not say that there is none.
-        if config["metadata"].get("name").is_some() {
+        // It may leave the name out; it may not say that there is none. What is no text is refused as such, later.
+        if config["metadata"].get("name").is_some_and(|n| n.is_null() || n.is_string()) {
             return Err(nameless(target.name));
         }
     } else if name != target.name {
