@@ -290,7 +290,7 @@ fn compile_errors() {
         ("n.all(x, true)", "expression of type 'int' cannot be range of a comprehension"),
         ("m.a == 'x'", "found no matching overload for '_==_' applied to '(int, string)'"),
         ("true ? 1 : 'a'", "found no matching overload for '_?_:_' applied to '(bool, int, string)'"),
-        ("n == 1 extra", "Syntax error: mismatched input 'extra' expecting <EOF>"),
+        ("n == 1 extra", "Syntax error: extraneous input 'extra' expecting <EOF>"),
         ("1 +\n  x", "ERROR: <input>:2:3: undeclared reference to 'x' (in container '')\n |   x\n | ..^"),
         ("if", "reserved identifier: if"),
         ("'abc", "Syntax error: token recognition error at: ''abc'"),

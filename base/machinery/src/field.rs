@@ -360,6 +360,13 @@ impl FieldErrors {
         self.push(FieldError::forbidden(path, detail));
     }
 
+    /// Forbidden, for what became of `old`; the registry shows how it differs from `new`, by a line more.
+    pub fn forbidden_change(&mut self, path: &Path<'_>, detail: impl Into<String>, old: &Value, new: &Value) {
+        let mut error = FieldError::forbidden(path, detail);
+        error.bad_value = json!([old, new]);
+        self.push(error);
+    }
+
     pub fn duplicate(&mut self, path: &Path<'_>, value: impl Into<Value>) {
         self.push(FieldError::duplicate(path, value));
     }

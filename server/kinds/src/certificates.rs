@@ -244,26 +244,28 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
         list.iter().filter(|c| text(c, "type") == kind).cloned().collect::<Vec<_>>()
     };
     for kind in ["Approved", "Denied", "Failed"] {
-        let (a, b) = (of(now, kind), of(then, kind));
+        let (now, then) = (of(now, kind), of(then, kind));
         let mine = match subresource {
             "approval" => kind != "Failed",
             "status" => kind == "Failed",
             _ => false,
         };
-        if a.len() < b.len() {
+        if now.len() < then.len() {
             errors.forbidden(
                 &path,
                 format!("updates may not remove a condition of type {}", machinery::field::quote(kind)),
             );
-        } else if b.len() < a.len() && !mine {
+        } else if then.len() < now.len() && !mine {
             errors.forbidden(
                 &path,
                 format!("updates may not add a condition of type {}", machinery::field::quote(kind)),
             );
-        } else if !mine && !same(Some(&Value::Array(a)), Some(&Value::Array(b))) {
-            errors.forbidden(
+        } else if !mine && !same(Some(&Value::Array(now.clone())), Some(&Value::Array(then.clone()))) {
+            errors.forbidden_change(
                 &path,
                 format!("updates may not modify a condition of type {}", machinery::field::quote(kind)),
+                &Value::Array(then),
+                &Value::Array(now),
             );
         }
     }

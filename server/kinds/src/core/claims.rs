@@ -266,9 +266,11 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
         carry(&mut munged, before, "volumeAttributesClassName");
     }
     if !same(Some(&munged), Some(before)) {
-        errors.forbidden(
+        errors.forbidden_change(
             &path,
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+            before,
+            &munged,
         );
     }
     let size = |s: &Value| amount_of(at(at(at(s, "resources"), "requests"), "storage"));

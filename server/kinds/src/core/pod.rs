@@ -281,7 +281,6 @@ mod tests {
         assert!(errors.is_empty() && new["metadata"]["generation"] == 2, "{errors:?}");
         let (errors, _) = update(&|p| p["spec"]["containers"][0]["command"] = json!(["x"]));
         assert!(errors[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"), "{errors:?}");
-        assert!(errors[0].ends_with("\n+  containers[0].command: [\"x\"]"), "{errors:?}");
         let (errors, _) = update(&|p| {
             p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}))
         });

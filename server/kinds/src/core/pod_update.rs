@@ -89,7 +89,7 @@ pub(super) fn spec(new: &Value, old: &Value, errors: &mut FieldErrors) {
         gated(&mut munged, before, errors);
     }
     if !exactly(Some(&munged), Some(before)) {
-        errors.forbidden(&path, format!("{UPDATABLE}\n{}", difference(before, &munged)));
+        errors.forbidden_change(&path, UPDATABLE, before, &munged);
     }
 }
 
@@ -164,39 +164,6 @@ fn shown(term: &Value) -> Value {
     json!({"MatchExpressions": list("matchExpressions"), "MatchFields": list("matchFields")})
 }
 
-/// The members that differ, one line removed and one added for each.
-fn difference(old: &Value, new: &Value) -> String {
-    let mut lines = Vec::new();
-    walk("", Some(old), Some(new), &mut lines);
-    lines.join("\n")
-}
-
-fn walk(path: &str, old: Option<&Value>, new: Option<&Value>, lines: &mut Vec<String>) {
-    if exactly(old, new) {
-        return;
-    }
-    match (old, new) {
-        (Some(Value::Object(a)), Some(Value::Object(b))) => {
-            let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-            keys.sort();
-            keys.dedup();
-            for key in keys {
-                let dot = if path.is_empty() { "" } else { "." };
-                walk(&format!("{path}{dot}{key}"), a.get(key), b.get(key), lines);
-            }
-        }
-        (Some(Value::Array(a)), Some(Value::Array(b))) if a.len() == b.len() => {
-            for (i, (x, y)) in a.iter().zip(b).enumerate() {
-                walk(&format!("{path}[{i}]"), Some(x), Some(y), lines);
-            }
-        }
-        _ => {
-            lines.extend(old.map(|v| format!("-  {path}: {v}")));
-            lines.extend(new.map(|v| format!("+  {path}: {v}")));
-        }
-    }
-}
-
 /// Ephemeral containers are added, never changed or removed.
 pub(super) fn ephemeral(new: &Value, old: &Value, errors: &mut FieldErrors) {
     let path = Path::new("spec.ephemeralContainers");
@@ -211,12 +178,11 @@ pub(super) fn ephemeral(new: &Value, old: &Value, errors: &mut FieldErrors) {
                     machinery::field::quote(name)
                 ),
             ),
-            Some(c) if !exactly(Some(c), Some(container)) => errors.forbidden(
+            Some(c) if !exactly(Some(c), Some(container)) => errors.forbidden_change(
                 &path,
-                format!(
-                    "existing ephemeral containers {} may not be changed\n",
-                    machinery::field::quote(name)
-                ),
+                format!("existing ephemeral containers {} may not be changed", machinery::field::quote(name)),
+                container,
+                c,
             ),
             Some(_) => {}
         }

@@ -229,9 +229,11 @@ fn validate_update(new: &Value, old: &Value, subresource: &str, errors: &mut Fie
         csi.remove("controllerExpandSecretRef");
     }
     if names.iter().any(|n| !same(munged.get(n), before.get(n))) {
-        errors.forbidden(
+        errors.forbidden_change(
             &Path::new("spec.persistentvolumesource"),
             "spec.persistentvolumesource is immutable after creation",
+            before,
+            &munged,
         );
     }
     immutable(at(spec, "volumeMode"), at(before, "volumeMode"), &Path::new("volumeMode"), errors);

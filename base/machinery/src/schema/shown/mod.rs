@@ -1,6 +1,9 @@
 //! How messages show a structure: as Go's JSON of the type that the server works with. That one has no JSON names of
 //! its own, so members bear their Go names, all of them, in the order of their declaration; types of `meta/v1` do.
 
+mod diff;
+mod forms;
+
 use super::{Field, Schema, Shape, TypeDef, TypeId};
 use crate::field::{ErrorKind, FieldErrors};
 use serde_json::Value;
@@ -8,6 +11,15 @@ use serde_json::Value;
 /// Rewrites errors that show a structure, a list of them or a map; `root` is the type their paths start from.
 pub fn show(schema: &Schema, root: TypeId, errors: &mut FieldErrors) {
     for error in &mut errors.0 {
+        if let (ErrorKind::Forbidden, Value::Array(change)) = (error.kind, &error.bad_value)
+            && let [old, new] = change.as_slice()
+            && let Some(shown) = changed(schema, root, &error.path, old, new)
+        {
+            error.detail.push('\n');
+            error.detail.push_str(&shown);
+            error.bad_value = Value::Null;
+            continue;
+        }
         let shown = match (error.kind, &error.bad_value) {
             (ErrorKind::Invalid, Value::Object(_) | Value::Array(_)) => place(schema, root, &error.path)
                 .filter(|shape| fits(schema, shape, &error.bad_value))
@@ -23,6 +35,34 @@ pub fn show(schema: &Schema, root: TypeId, errors: &mut FieldErrors) {
             error.detail = if error.detail.is_empty() { shown } else { format!("{shown}: {}", error.detail) };
         }
     }
+}
+
+/// How two values of what lies at the path differ.
+fn changed(schema: &Schema, root: TypeId, path: &str, old: &Value, new: &Value) -> Option<String> {
+    const SOURCE: &str = "persistentvolumesource";
+    let (path, source) = match path.strip_suffix(SOURCE) {
+        Some(parent) => (parent.trim_end_matches('.'), true),
+        None => (path, false),
+    };
+    // Of a list of things with names one is shown.
+    let shape = match place(schema, root, path)? {
+        Shape::List(list) if old.is_object() => &list.item,
+        shape => shape,
+    };
+    let show = |value: &Value| {
+        let mut out = String::new();
+        match shape {
+            Shape::Struct(id) if source => object(&mut out, |members| {
+                let def = schema.get(*id);
+                for field in forms::SOURCES.iter().filter_map(|name| def.field(name)) {
+                    one(schema, def, field, Some(value), members);
+                }
+            }),
+            shape => internal(schema, shape, Some(value), false, &mut out),
+        }
+        diff::pretty(&out)
+    };
+    Some(diff::unified(&show(old), &show(new)))
 }
 
 /// The shape that a path leads to.
@@ -58,7 +98,8 @@ fn fits(schema: &Schema, shape: &Shape, value: &Value) -> bool {
     match (shape, value) {
         (Shape::Struct(id), Value::Object(map)) => {
             let def = schema.get(*id);
-            !def.go.is_empty() && map.keys().all(|name| def.field(name).is_some())
+            // What is empty stands for something that Go does not show.
+            !map.is_empty() && !def.go.is_empty() && map.keys().all(|name| def.field(name).is_some())
         }
         (Shape::List(list), Value::Array(items)) => items.iter().all(|item| fits(schema, &list.item, item)),
         (Shape::Map(map), Value::Object(members)) => members.values().all(|m| fits(schema, &map.value, m)),
@@ -159,15 +200,39 @@ fn internal(schema: &Schema, shape: &Shape, value: Option<&Value>, pointer: bool
 }
 
 fn internal_members(schema: &Schema, def: &TypeDef, value: Option<&Value>, members: &mut Members<'_>) {
-    for field in &def.fields {
-        let member = value.and_then(|v| v.get(&field.name));
-        match &field.shape {
-            // Embedded, so its members stand here.
-            Shape::Struct(id) if field.name == "metadata" => {
-                tagged_members(schema, schema.get(*id), member, members);
+    let order = forms::order(def.go);
+    if order.is_empty() {
+        def.fields.iter().for_each(|field| one(schema, def, field, value, members));
+        return;
+    }
+    for field in order.iter().filter_map(|name| def.field(name)) {
+        match (&field.shape, def.go, field.name.as_str()) {
+            (Shape::Struct(id), "PodSpec", "securityContext") => {
+                let context = value.and_then(|v| v.get("securityContext"));
+                object(members.next("SecurityContext"), |members| {
+                    for host in forms::HOST.iter().filter_map(|name| def.field(name)) {
+                        one(schema, def, host, value, members);
+                    }
+                    internal_members(schema, schema.get(*id), context, members);
+                });
             }
-            Shape::String if matches!(field.name.as_str(), "kind" | "apiVersion") && is_typed(def) => {}
-            shape => internal(schema, shape, member, field.pointer, members.next(&go_name(&field.name))),
+            _ => one(schema, def, field, value, members),
+        }
+    }
+}
+
+/// One member of `value`, which is a `def`.
+fn one(schema: &Schema, def: &TypeDef, field: &Field, value: Option<&Value>, members: &mut Members<'_>) {
+    let member = value.and_then(|v| v.get(&field.name));
+    match &field.shape {
+        // Embedded, so its members stand here.
+        Shape::Struct(id) if field.name == "metadata" => {
+            tagged_members(schema, schema.get(*id), member, members);
+        }
+        Shape::String if matches!(field.name.as_str(), "kind" | "apiVersion") && is_typed(def) => {}
+        shape => {
+            let name = forms::name(def.go, &field.name).map_or_else(|| go_name(&field.name), str::to_owned);
+            internal(schema, shape, member, field.pointer, members.next(&name));
         }
     }
 }
