@@ -158,7 +158,7 @@ fn validate_ingress(object: &Value, errors: &mut FieldErrors) {
     if items(spec, "rules").is_empty() && !has(spec, "defaultBackend") {
         errors.invalid(
             &SPEC,
-            items(spec, "rules").to_vec(),
+            at(spec, "rules").clone(),
             "either `defaultBackend` or `rules` must be specified",
         );
     }
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(errors("Ingress", json!({"defaultBackend": backend})), [""; 0]);
         assert_eq!(
             errors("Ingress", json!({})),
-            ["spec: Invalid value: []: either `defaultBackend` or `rules` must be specified"]
+            ["spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"]
         );
         let rule = |path: Value| json!({"rules": [{"host": "a.b", "http": {"paths": [path]}}]});
         assert_eq!(

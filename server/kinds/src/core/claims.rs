@@ -6,7 +6,7 @@ use crate::support::{
     amount_of, amounts, at, basic_quantity, has, immutable, label, map_mut, members, one_of_pointer,
     positive_quantity, preset, preset_pointer, required, same, some_mut, subdomain, text, texts, with_spec,
 };
-use machinery::field::{FieldErrors, Path};
+use machinery::field::{ErrorKind, FieldError, FieldErrors, Path};
 use machinery::labels::validation::validate_label_selector;
 use machinery::{meta, names};
 use serde_json::{Value, json};
@@ -174,7 +174,10 @@ fn claim_spec_of(spec: &Value, any_group: bool, path: &Path<'_>, errors: &mut Fi
             _ => "may not be specified when dataSourceRef.namespace is specified",
         };
         if !message.is_empty() {
-            errors.invalid(path, json!({}), message);
+            // Upstream shows a path in place of a value, which is nothing to be seen.
+            let mut error = FieldError::invalid(path, Value::Null, format!("{{}}: {message}"));
+            error.kind = ErrorKind::InvalidUnshown;
+            errors.push(error);
         }
     }
     let class = text(spec, "volumeAttributesClassName");

@@ -21,13 +21,15 @@ pub fn show(schema: &Schema, root: TypeId, errors: &mut FieldErrors) {
             continue;
         }
         let shown = match (error.kind, &error.bad_value) {
-            (ErrorKind::Invalid, Value::Object(_) | Value::Array(_)) => place(schema, root, &error.path)
-                .filter(|shape| fits(schema, shape, &error.bad_value))
-                .map(|shape| {
+            (ErrorKind::Invalid, Value::Object(_) | Value::Array(_)) => {
+                let found = place(schema, root, &error.path)
+                    .or_else(|| place(schema, root, &format!("spec.{}", error.path)));
+                found.filter(|shape| fits(schema, shape, &error.bad_value)).map(|shape| {
                     let mut out = String::new();
                     internal(schema, shape, Some(&error.bad_value), false, &mut out);
                     out
-                }),
+                })
+            }
             _ => None,
         };
         if let Some(shown) = shown {
@@ -98,8 +100,7 @@ fn fits(schema: &Schema, shape: &Shape, value: &Value) -> bool {
     match (shape, value) {
         (Shape::Struct(id), Value::Object(map)) => {
             let def = schema.get(*id);
-            // What is empty stands for something that Go does not show.
-            !map.is_empty() && !def.go.is_empty() && map.keys().all(|name| def.field(name).is_some())
+            !def.go.is_empty() && map.keys().all(|name| def.field(name).is_some())
         }
         (Shape::List(list), Value::Array(items)) => items.iter().all(|item| fits(schema, &list.item, item)),
         (Shape::Map(map), Value::Object(members)) => members.values().all(|m| fits(schema, &map.value, m)),
