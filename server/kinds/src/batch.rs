@@ -4,6 +4,7 @@ mod cron;
 mod policies;
 mod schedule;
 mod status;
+mod zones;
 
 use super::core::{pod_defaults, pod_spec};
 use super::kind::{Check, Kind};

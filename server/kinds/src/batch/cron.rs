@@ -66,18 +66,12 @@ fn time_zone(zone: &str, errors: &mut FieldErrors) {
         errors.invalid(&path, zone, "timeZone must be nil or non-empty string");
         return;
     }
-    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+');
-    let part = |p: &str| {
-        (1..=14).contains(&p.len()) && p.bytes().all(good) && !matches!(p, "." | "..") && !p.starts_with('-')
-    };
-    if !zone.split('/').all(part) {
-        errors.invalid(&path, zone, format!("unknown time zone {zone}"));
-    } else if zone.eq_ignore_ascii_case("local") {
+    if zone.eq_ignore_ascii_case("local") {
         let message = "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones";
         errors.invalid(&path, zone, message);
-        if zone != "Local" {
-            errors.invalid(&path, zone, format!("unknown time zone {zone}"));
-        }
+    }
+    if zone != "Local" && !super::zones::is_known(zone) {
+        errors.invalid(&path, zone, format!("unknown time zone {zone}"));
     }
 }
 
