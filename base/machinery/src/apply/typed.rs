@@ -250,7 +250,13 @@ pub(super) fn check(
             wrong("string", value, path, errors);
         }
         Shape::Int32 | Shape::Int64 | Shape::Double if !value.is_number() && !value.is_null() => {
-            wrong("numeric (int or float)", value, path, errors);
+            let found = match value {
+                Value::Bool(_) => "bool",
+                Value::String(_) => "string",
+                Value::Array(_) => "[]interface {}",
+                _ => "map[string]interface {}",
+            };
+            errors.push(format!("{path}: expected numeric (int or float), got {found}"));
         }
         _ => {}
     }

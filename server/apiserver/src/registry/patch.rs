@@ -151,7 +151,8 @@ pub fn change<'a>(
         let apply =
             |before| patch.apply(before, resource.shape(), &resource.kind, &resource.group, target.name);
         let patched = apply(before())?;
-        if meta::name(&patched).is_empty() {
+        let given = &patched["metadata"]["name"];
+        if meta::name(&patched).is_empty() && (given.is_null() || given.is_string()) {
             return Err(nameless(target.name));
         }
         let mut found = Vec::new();
@@ -179,6 +180,14 @@ fn unreadable(patch: &Patch, patched: Value, error: &ApiError) -> ApiError {
     let why =
         error.message.split_once(" cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
     let why = why.map_or(error.message.as_str(), |(_, why)| why);
+    let converted;
+    let why = match patch {
+        Patch::Strategic(_) => {
+            converted = conversion(why);
+            converted.as_str()
+        }
+        _ => why,
+    };
     let shown = match patch {
         Patch::Strategic(patch) => go_map(patch),
         _ => patched.to_string(),
@@ -186,6 +195,29 @@ fn unreadable(patch: &Patch, patched: Value, error: &ApiError) -> ApiError {
     let mut errors = FieldErrors::default();
     errors.invalid(&Path::new("patch"), shown, why);
     ApiError::invalid("", "", "", &errors)
+}
+
+/// Outcomes of strategic merges are converted, not decoded: what does not fit is told otherwise.
+fn conversion(why: &str) -> String {
+    if why.starts_with("illegal base64") {
+        return format!("error decoding from json: {why}");
+    }
+    let told = why.strip_prefix("json: cannot unmarshal ").and_then(|rest| {
+        let (found, rest) = rest.split_once(" into ")?;
+        let (_, wanted) = rest.rsplit_once(" of type ")?;
+        if found == "string" && matches!(wanted, "int32" | "int64" | "bool" | "float64") {
+            return Some(format!("unrecognized type: {wanted}"));
+        }
+        let found = match found {
+            "number" => "int64",
+            "string" => "string",
+            "bool" => "bool",
+            _ => return None,
+        };
+        let scalar = !wanted.starts_with(['[', '*', 'm']);
+        scalar.then(|| format!("cannot convert {found} to {wanted}"))
+    });
+    told.unwrap_or_else(|| why.to_owned())
 }
 
 /// A value as Go prints a map: `map[a:1 b:[x y]]`.
