@@ -251,6 +251,11 @@ pub fn prepare_apply(target: &Target<'_>, mut config: Value) -> Result<Value, Ap
     if !config.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: the configuration must be an object"));
     }
+    let (api_version, kind) = machinery::meta::type_meta(&config);
+    if resource.custom.is_none() && (api_version != resource.api_version() || kind != resource.kind) {
+        let slash = if api_version.contains('/') { "" } else { "/" };
+        return Err(ApiError::bad_request(format!("invalid object type: {slash}{api_version}, Kind={kind}")));
+    }
     // What built-in kinds cannot read is found when all is merged, after who owns what.
     if resource.custom.is_some() {
         let expected = Expected::of(resource);
