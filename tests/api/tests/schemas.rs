@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use api::case::eventually;
 use api::http::{APPLY_PATCH, JSON_PATCH, MERGE_PATCH};
+use api::kind::{CRDS, Kind, definition};
 use api::{Space, cases};
 use serde_json::{Value, json};
 
@@ -28,53 +29,6 @@ fn schemas() {
         defaults_refused,
         old_values_stay,
     ]);
-}
-
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
-
-/// A served kind whose `spec` has this schema.
-struct Kind<'a> {
-    s: &'a Space,
-    group: String,
-    path: String,
-}
-
-fn definition(group: &str, spec: &Value) -> Value {
-    json!({"metadata": {"name": format!("things.{group}")}, "spec": {"group": group, "scope": "Namespaced",
-        "names": {"plural": "things", "kind": "Thing"}, "versions": [{"name": "v1", "served": true, "storage": true,
-            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}]}})
-}
-
-impl<'a> Kind<'a> {
-    async fn define(s: &'a Space, spec: Value) -> Result<Self> {
-        let group = format!("{}.example.com", s.unique);
-        s.api.post(CRDS, &definition(&group, &spec)).is(201).await?;
-        let path = s.path(&format!("{group}/v1"), "things");
-        eventually("the kind", || async { Ok((s.api.get(&path).send().await?.code == 200).then_some(())) })
-            .await?;
-        Ok(Self { s, group, path })
-    }
-
-    fn thing(&self, name: &str, spec: &Value) -> Value {
-        json!({"apiVersion": format!("{}/v1", self.group), "kind": "Thing", "metadata": {"name": name}, "spec": spec})
-    }
-
-    async fn dry(&self, spec: &Value) -> Result<api::Answer> {
-        self.s.api.post(&format!("{}?dryRun=All", self.path), &self.thing("a", spec)).send().await
-    }
-
-    /// The spec as it would be stored.
-    async fn accepts(&self, spec: Value) -> Result<Value> {
-        Ok(self.dry(&spec).await?.is(201)?["spec"].clone())
-    }
-
-    async fn refuses(&self, spec: Value, words: &str) -> Result<()> {
-        self.dry(&spec).await?.fails(422, "Invalid", &[words]).map(drop).with_context(|| spec.to_string())
-    }
-
-    async fn end(self) -> Result<()> {
-        self.s.api.delete(&format!("{CRDS}/things.{}", self.group)).is(200).await.map(drop)
-    }
 }
 
 async fn formats(s: Space) -> Result<()> {
