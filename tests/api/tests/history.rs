@@ -3,13 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use api::case::eventually;
 use api::{Space, cases};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::json;
 
 #[test]
 fn history() {
-    api::run(cases![watches_of_the_past, versions_of_the_future, tokens_of_strangers]);
+    api::run(cases![watches_of_the_past]);
 }
 
 #[test]
@@ -55,116 +53,6 @@ async fn watches_of_the_past(s: Space) -> Result<()> {
         .is(200)
         .await
         .map(drop)
-}
-
-async fn versions_of_the_future(s: Space) -> Result<()> {
-    let path = s.core("configmaps");
-    let far = "9000000000000";
-    for query in [
-        format!("resourceVersion={far}"),
-        format!("resourceVersion={far}&resourceVersionMatch=NotOlderThan"),
-        format!("resourceVersion={far}&resourceVersionMatch=Exact"),
-    ] {
-        let status = s
-            .api
-            .get(&format!("{path}?{query}"))
-            .fails(504, "Timeout", &["Timeout: Too large resource version: 9000000000000, current: "])
-            .await;
-        let status = status.with_context(|| query.clone())?;
-        ensure!(status["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge", "{status}");
-    }
-    s.make_map("a").await?;
-    s.api
-        .get(&format!("{path}/a?resourceVersion={far}"))
-        .fails(504, "Timeout", &["Too large resource version"])
-        .await?;
-    for (query, words) in [
-        (
-            "resourceVersionMatch=Exact",
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ),
-        (
-            "resourceVersion=0&resourceVersionMatch=Exact",
-            "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        ),
-        (
-            "resourceVersion=1&resourceVersionMatch=Sometimes",
-            "resourceVersionMatch: Unsupported value: \"Sometimes\": supported values: \"Exact\", \"NotOlderThan\", \"\"",
-        ),
-    ] {
-        s.api.get(&format!("{path}?{query}")).fails(422, "Invalid", &[words]).await?;
-    }
-    s.api.get(&format!("{path}?resourceVersion=soon")).send().await.and_then(|a| {
-        ensure!([400, 500].contains(&a.code), "{} {}", a.code, a.text());
-        Ok(())
-    })
-}
-
-fn token(object: &Value) -> String {
-    URL_SAFE_NO_PAD.encode(object.to_string())
-}
-
-async fn tokens_of_strangers(s: Space) -> Result<()> {
-    let path = s.core("configmaps");
-    for name in ["a", "b", "c"] {
-        s.make_map(name).await?;
-    }
-    for (what, words) in [
-        ("!!".to_owned(), "continue key is not valid: illegal base64 data at input byte 0"),
-        (
-            token(&json!("text")),
-            "continue key is not valid: json: cannot unmarshal string into Go value of type storage.continueToken",
-        ),
-        (
-            token(&json!({"v": "meta.k8s.io/v9", "rv": 1, "start": "x\u{0}"})),
-            "continue key is not valid: server does not recognize this encoded version meta.k8s.io/v9",
-        ),
-        (
-            token(&json!({"v": "meta.k8s.io/v1", "start": "x\u{0}"})),
-            "continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
-        ),
-        (
-            token(&json!({"v": "meta.k8s.io/v1", "rv": 1})),
-            "continue key is not valid: encoded start key empty (version meta.k8s.io/v1)",
-        ),
-        (
-            token(&json!({"v": "meta.k8s.io/v1", "rv": 1, "start": "../x\u{0}"})),
-            "continue key is not valid: ../x",
-        ),
-    ] {
-        s.api
-            .get(&format!("{path}?limit=1&continue={what}"))
-            .fails(400, "BadRequest", &[words])
-            .await
-            .with_context(|| what.clone())?;
-    }
-    let page = s.api.get(&format!("{path}?limit=1")).is(200).await?;
-    let next = page["metadata"]["continue"].as_str().context("continue")?;
-    let words = "specifying resource version is not allowed when using continue";
-    s.api
-        .get(&format!("{path}?limit=1&continue={next}&resourceVersion=5"))
-        .fails(400, "BadRequest", &[words])
-        .await?;
-    let words =
-        "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided";
-    s.api
-        .get(&format!("{path}?limit=1&continue={next}&resourceVersion=5&resourceVersionMatch=Exact"))
-        .fails(422, "Invalid", &[words])
-        .await?;
-    // A token without a version goes on with what is there now.
-    let decoded: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(next)?)?;
-    let mut now = decoded.clone();
-    now["rv"] = json!(-1);
-    s.make_map("d").await?;
-    let rest = s.api.get(&format!("{path}?limit=9&continue={}", token(&now))).is(200).await?;
-    let names: Vec<_> =
-        rest["items"].as_array().context("items")?.iter().map(|i| i["metadata"]["name"].clone()).collect();
-    ensure!(names.contains(&json!("d")), "{names:?}");
-    let rest = s.api.get(&format!("{path}?limit=9&continue={next}")).is(200).await?;
-    let names: Vec<_> =
-        rest["items"].as_array().context("items")?.iter().map(|i| i["metadata"]["name"].clone()).collect();
-    ensure!(!names.contains(&json!("d")), "{names:?}");
-    Ok(())
 }
 
 async fn lists_of_the_past(s: Space) -> Result<()> {

@@ -11,19 +11,15 @@ use serde_json::{Value, json};
 fn rules() {
     api::run(cases![
         messages,
-        paths_and_reasons,
         transitions,
-        transitions_in_lists,
         optional_old_self,
         old_wrongs_stay,
-        dead_rules_are_told,
         values_and_types,
         libraries,
         rules_of_metadata,
         rules_refused,
         costs_refused,
         too_dear_while_running,
-        failing_while_running,
         status_alone,
     ]);
 }
@@ -70,34 +66,6 @@ async fn messages(s: Space) -> Result<()> {
     kind.end().await
 }
 
-async fn paths_and_reasons(s: Space) -> Result<()> {
-    let kind = Kind::define(&s, ruled(json!({"type": "object", "properties": {
-            "a": {"type": "integer"}, "deep": {"type": "object", "properties": {"b": {"type": "integer"}}},
-            "map": {"type": "object", "maxProperties": 5, "additionalProperties": {"type": "integer"}},
-            "dotted.key": {"type": "integer"}}}),
-        json!([
-            {"rule": "!has(self.a) || self.a != 1", "fieldPath": ".a", "reason": "FieldValueForbidden", "message": "one"},
-            {"rule": "!has(self.a) || self.a != 2", "fieldPath": ".a", "reason": "FieldValueRequired", "message": "two"},
-            {"rule": "!has(self.a) || self.a != 3", "fieldPath": ".a", "reason": "FieldValueDuplicate", "message": "three"},
-            {"rule": "!has(self.a) || self.a != 4", "fieldPath": ".a", "reason": "FieldValueInvalid", "message": "four"},
-            {"rule": "!has(self.deep) || self.deep.b != 1", "fieldPath": ".deep.b", "message": "deep"},
-            {"rule": "!has(self.map) || !('k' in self.map)", "fieldPath": ".map['k']", "message": "key"},
-            {"rule": "!has(self.dotted__dot__key) || self.dotted__dot__key > 0", "fieldPath": "['dotted.key']", "message": "dots"}])))
-    .await?;
-    for (spec, words) in [
-        (json!({"a": 1}), "spec.a: Forbidden: one"),
-        (json!({"a": 2}), "spec.a: Required value: two"),
-        (json!({"a": 3}), "spec.a: Duplicate value"),
-        (json!({"a": 4}), "spec.a: Invalid value: 4: four"),
-        (json!({"deep": {"b": 1}}), "spec.deep.b: Invalid value: 1: deep"),
-        (json!({"map": {"k": 1}}), "spec.map[k]: Invalid value: 1: key"),
-        (json!({"dotted.key": 0}), "spec[dotted.key]: Invalid value: 0: dots"),
-    ] {
-        kind.refuses(spec, words).await?;
-    }
-    kind.end().await
-}
-
 async fn transitions(s: Space) -> Result<()> {
     let kind = Kind::define(&s, json!({"type": "object", "properties": {
         "fixed": ruled(json!({"type": "string"}), json!([{"rule": "self == oldSelf", "message": "fixed"}])),
@@ -120,38 +88,6 @@ async fn transitions(s: Space) -> Result<()> {
     // What was not there has no past, and what goes is not asked.
     patch(json!({"fixed": null})).is(200).await?;
     patch(json!({"fixed": "c"})).is(200).await?;
-    kind.end().await
-}
-
-async fn transitions_in_lists(s: Space) -> Result<()> {
-    let item = ruled(
-        json!({"type": "object", "required": ["name"], "properties": {"name": {"type": "string", "maxLength": 9}, "size": {"type": "integer"}}}),
-        json!([{"rule": "self.size >= oldSelf.size", "message": "no shrinking"}]),
-    );
-    let kind = Kind::define(&s, json!({"type": "object", "properties": {
-        "named": {"type": "array", "maxItems": 5, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"], "items": item},
-        "keyed": {"type": "object", "maxProperties": 5, "additionalProperties": ruled(json!({"type": "integer"}), json!([{"rule": "self >= oldSelf", "message": "no less"}]))}}}))
-    .await?;
-    let first = json!({"named": [{"name": "a", "size": 2}, {"name": "b", "size": 2}], "keyed": {"k": 2}});
-    s.api.post(&kind.path, &kind.thing("a", &first)).is(201).await?;
-    let at = format!("{}/a", kind.path);
-    let patch = |spec: Value| s.api.patch(&at, MERGE_PATCH, &json!({"spec": spec}));
-    // Entries are compared by their keys, wherever they stand.
-    patch(json!({"named": [{"name": "c", "size": 0}, {"name": "b", "size": 1}, {"name": "a", "size": 2}]}))
-        .fails(422, "Invalid", &["spec.named[1]: Invalid value: no shrinking"])
-        .await?;
-    patch(json!({"named": [{"name": "c", "size": 0}, {"name": "b", "size": 3}]})).is(200).await?;
-    patch(json!({"keyed": {"k": 1}}))
-        .fails(422, "Invalid", &["spec.keyed[k]: Invalid value: 1: no less"])
-        .await?;
-    patch(json!({"keyed": {"k": 3, "new": 0}})).is(200).await?;
-    // In lists without keys nobody knows what an entry was.
-    let group = format!("x{}.example.com", s.unique);
-    let atomic = json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": 5, "items": ruled(json!({"type": "integer"}), json!([rule("self >= oldSelf")]))}}});
-    s.api
-        .post(&format!("{CRDS}?dryRun=All"), &definition(&group, &atomic))
-        .fails(422, "Invalid", &["x-kubernetes-validations[0].rule: Invalid value: \"self >= oldSelf\": oldSelf cannot be used on the uncorrelatable portion of the schema within spec.validation.openAPIV3Schema.properties[spec].properties[l].items"])
-        .await?;
     kind.end().await
 }
 
@@ -212,55 +148,6 @@ async fn old_wrongs_stay(s: Space) -> Result<()> {
     patch(json!({"a": "good"})).is(200).await?;
     patch(json!({"a": "bad"})).fails(422, "Invalid", &["spec.a: Invalid value: \"bad\": not bad"]).await?;
     kind.end().await
-}
-
-async fn dead_rules_are_told(s: Space) -> Result<()> {
-    let group = format!("{}.example.com", s.unique);
-    for (rules, words) in [
-        (json!([{"rule": ""}]), "rule: Required value: rule is not specified"),
-        (json!([{"rule": "  "}]), "rule: Required value: rule is not specified"),
-        (
-            json!([{"rule": "self > 0", "message": "  "}]),
-            "message: Invalid value: \"  \": must be non-empty if specified",
-        ),
-        (
-            json!([{"rule": "self > 0", "message": "a\nb"}]),
-            "message: Invalid value: \"a\\nb\": message must not contain line breaks",
-        ),
-        (
-            json!([{"rule": "self >\n 0"}]),
-            "message: Required value: message must be specified if rule contains line breaks",
-        ),
-        (
-            json!([{"rule": "self > 0", "messageExpression": "1"}]),
-            "messageExpression: Invalid value: \"1\": messageExpression must evaluate to a string",
-        ),
-        (
-            json!([{"rule": "self > 0", "messageExpression": " "}]),
-            "messageExpression: Required value: messageExpression must be non-empty if specified",
-        ),
-        (
-            json!([{"rule": "self > 0", "reason": "Whim"}]),
-            "reason: Unsupported value: \"Whim\": supported values: \"FieldValueDuplicate\", \"FieldValueForbidden\", \"FieldValueInvalid\", \"FieldValueRequired\"",
-        ),
-        (
-            json!([{"rule": "self > 0", "fieldPath": ".none"}]),
-            "fieldPath: Invalid value: \".none\": fieldPath must be a valid path: does not refer to a valid field",
-        ),
-        (
-            json!([{"rule": "self > 0", "fieldPath": "x"}]),
-            "fieldPath: Invalid value: \"x\": fieldPath must be a valid path: ",
-        ),
-    ] {
-        let schema =
-            json!({"type": "object", "properties": {"a": ruled(json!({"type": "integer"}), rules.clone())}});
-        s.api
-            .post(&format!("{CRDS}?dryRun=All"), &definition(&group, &schema))
-            .fails(422, "Invalid", &[&format!("spec.validation.openAPIV3Schema.properties[spec].properties[a].x-kubernetes-validations[0].{words}")])
-            .await
-            .with_context(|| rules.to_string())?;
-    }
-    Ok(())
 }
 
 async fn values_and_types(s: Space) -> Result<()> {
@@ -449,28 +336,6 @@ async fn too_dear_while_running(s: Space) -> Result<()> {
     };
     kind.accepts(json!({"n": 3})).await?;
     kind.refuses(json!({"n": 3000}), "call cost exceeds limit").await?;
-    kind.end().await
-}
-
-async fn failing_while_running(s: Space) -> Result<()> {
-    let kind = Kind::define(&s, json!({"type": "object", "properties": {
-        "list": ruled(json!({"type": "array", "maxItems": 9, "items": {"type": "integer"}}), json!([rule("self[2] > 0")])),
-        "map": ruled(json!({"type": "object", "maxProperties": 9, "additionalProperties": {"type": "integer"}}), json!([rule("self['k'] > 0")])),
-        "by": ruled(json!({"type": "integer"}), json!([rule("10 / self > 0")])),
-        "text": ruled(json!({"type": "string", "maxLength": 20}), json!([rule("int(self) > 0")])),
-        "object": ruled(json!({"type": "object", "properties": {"a": {"type": "integer"}}}), json!([rule("self.a > 0")])),
-        "wide": ruled(json!({"type": "integer"}), json!([rule("self + 9223372036854775807 > 0")]))}}))
-    .await?;
-    for (spec, words) in [
-        (json!({"list": [1]}), "index out of bounds: 2 evaluating rule: self[2] > 0"),
-        (json!({"map": {"a": 1}}), "no such key: k"),
-        (json!({"by": 0}), "division by zero"),
-        (json!({"text": "x"}), "type conversion error from 'string' to 'int'"),
-        (json!({"object": {}}), "no such key: a"),
-        (json!({"wide": 1}), "integer overflow"),
-    ] {
-        kind.refuses(spec, words).await?;
-    }
     kind.end().await
 }
 
