@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A Go duration such as `90s` or `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let nanos = machinery::codec::parse_duration(text)?;
     u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| format!("{text} is negative"))
 }

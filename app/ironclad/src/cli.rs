@@ -92,6 +92,10 @@ pub struct ControlPlane {
     #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
     pub etcd_keyfile: Option<Utf8PathBuf>,
 
+    /// How far back lists can be read at an old version; etcd forgets as often what is older
+    #[arg(long, value_name = "DURATION", default_value = "5m0s", value_parser = crate::api_flags::duration)]
+    pub etcd_compaction_interval: std::time::Duration,
+
     /// Run no controllers: another controller manager does, or tests want the API alone
     #[arg(long)]
     pub disable_controller_manager: bool,

@@ -70,8 +70,9 @@ pub async fn start(
         Some(encryption) => encryption.wrap(store),
         None => store,
     };
-    let fields = apiserver::cache::Options::new(apiserver::selectable_fields());
-    let cache = Cache::start(store, fields).await.context("load the state")?;
+    let mut options = apiserver::cache::Options::new(apiserver::selectable_fields());
+    options.window.exact = flags.etcd_compaction_interval;
+    let cache = Cache::start(store, options).await.context("load the state")?;
     progress.step(&format!("state loaded (revision {})", cache.revision()));
 
     let slot = RotatingCertificate::new(&pki.leaf("apiserver", &server_leaf)?)?;
@@ -282,7 +283,10 @@ async fn open_store(flags: &Flags, data: &DataDir) -> Result<Arc<dyn Store>> {
                 }
                 None => None,
             };
-            store::etcd::connect(urls, tls, "").await.context("connect to etcd")
+            let mut options = store::etcd::Options::new(urls, tls, "");
+            let every = flags.etcd_compaction_interval;
+            options.compaction = (!every.is_zero()).then_some(every);
+            Ok(Arc::new(store::etcd::Etcd::connect(options).await.context("connect to etcd")?))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Many cases on one server, a few at a time, each in a namespace of its own; all failures are told together.
 
 use crate::http::Api;
-use crate::subject::Subject;
+use crate::subject::{Subject, is_said};
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -26,6 +26,8 @@ pub struct Space {
     pub unique: String,
     /// The server is ours, with its controllers.
     pub own: bool,
+    /// Controllers run: garbage is collected, requests for certificates are answered.
+    pub controllers: bool,
 }
 
 impl Space {
@@ -142,8 +144,14 @@ async fn one(case: &Case, api: Api, own: bool) -> Result<()> {
     let unique = unique.trim_start_matches('-').to_owned();
     let body = json!({"metadata": {"name": unique, "labels": {"ironclad.test/case": "yes"}}});
     api.post("/api/v1/namespaces", &body).is(201).await.context("make a namespace")?;
-    let space = Space { api: api.clone(), namespace: unique.clone(), unique: unique.clone(), own };
-    if own {
+    let space = Space {
+        api: api.clone(),
+        namespace: unique.clone(),
+        unique: unique.clone(),
+        own,
+        controllers: own || is_said("SUBJECT_CONTROLLERS"),
+    };
+    if space.controllers {
         settled(&space).await?;
     }
     let result = (case.body)(space).await;

@@ -7,6 +7,7 @@
 pub mod case;
 pub mod hooks;
 pub mod http;
+pub mod kind;
 pub mod policies;
 pub mod service;
 pub mod subject;

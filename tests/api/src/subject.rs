@@ -2,6 +2,9 @@
 //!
 //! A foreign cluster must be marked, for the suite makes and deletes cluster-scoped objects:
 //! `kubectl annotate namespace kube-system ironclad.test/subject=true`.
+//!
+//! Two words about it make more cases run: `SUBJECT_CONTROLLERS=yes` says that a controller manager runs beside it,
+//! `SUBJECT_FORGETS=yes` that its history is compacted every few seconds.
 
 use crate::http::Api;
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +16,11 @@ use testkit::process::Process;
 pub const VARIABLE: &str = "KUBECONFIG_UNDER_TEST";
 pub const MARK: &str = "ironclad.test/subject";
 const LIMIT: Duration = Duration::from_secs(90);
+
+/// Whether somebody said that of the cluster under test.
+pub fn is_said(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|v| v == "yes")
+}
 
 /// A server, for as long as this lives.
 pub struct Subject {

@@ -40,7 +40,10 @@ async fn mutations_in_order(s: Space) -> Result<()> {
     let c = Policy::start(&s, "mutating", "c", json!({"reinvocationPolicy": "Never", "mutations": [apply(MARK),
         patch("has(object.data.mark) ? [JSONPatch{op: 'add', path: '/data/second', value: object.data.mark}] : []")]}), json!({})).await?;
     let made = mutated(&s, &s.map("x")).await?;
-    ensure!(made["data"] == json!({"k": "v", "order": "ab", "mark": "yes", "second": "yes"}), "{made}");
+    // Mutations of one policy run in their order, policies in any.
+    let order = made["data"]["order"].as_str().unwrap_or_default();
+    ensure!(["ab", "ba"].contains(&order), "{made}");
+    ensure!(made["data"] == json!({"k": "v", "order": order, "mark": "yes", "second": "yes"}), "{made}");
     for policy in [a, b, c] {
         policy.end().await?;
     }

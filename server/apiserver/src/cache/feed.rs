@@ -12,10 +12,8 @@ use store::{Store, StoreError};
 use tracing::{error, info, warn};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-/// How often windows are looked at for history grown too old.
+/// How often windows are looked at for history grown too old, where exact reads reach back five times as far.
 const TRIM: Duration = Duration::from_secs(60);
-/// How far back exact reads reach.
-const EXACT: Duration = Duration::from_secs(300);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Reads everything at one revision and makes it the state of all resources.
@@ -195,16 +193,22 @@ impl Drop for Calls {
 
 /// Which revision the cluster was at when: as an etcd that is compacted every five minutes, the cache answers exact reads
 /// (pages of a long list) from no further back, however quiet their resource has been since.
-#[derive(Default)]
-struct Marks(VecDeque<(Instant, u64)>);
+struct Marks {
+    /// How far back exact reads reach; zero: as far as there is history.
+    exact: Duration,
+    marks: VecDeque<(Instant, u64)>,
+}
 
 impl Marks {
     /// Notes the revision of now; gives the oldest that can still be read.
     fn mark(&mut self, now: Instant, revision: u64) -> u64 {
-        self.0.push_back((now, revision));
-        let old = self.0.partition_point(|(at, _)| now.duration_since(*at) >= EXACT);
-        self.0.drain(..old.saturating_sub(1));
-        if old > 0 { self.0.front().map_or(0, |(_, revision)| *revision) } else { 0 }
+        if self.exact.is_zero() {
+            return 0;
+        }
+        self.marks.push_back((now, revision));
+        let old = self.marks.partition_point(|(at, _)| now.duration_since(*at) >= self.exact);
+        self.marks.drain(..old.saturating_sub(1));
+        if old > 0 { self.marks.front().map_or(0, |(_, revision)| *revision) } else { 0 }
     }
 }
 
@@ -214,7 +218,9 @@ async fn follow_once(
     resources: &mut HashMap<String, Arc<ResourceCache>>,
 ) -> StoreError {
     let mut trimmed = Instant::now();
-    let mut marks = Marks::default();
+    let exact = shared.options.window.exact;
+    let every = if exact.is_zero() { TRIM } else { (exact / 5).min(TRIM) };
+    let mut marks = Marks { exact, marks: VecDeque::new() };
     let mut calls = Calls::default();
     let mut batches = match store.watch(ROOT.as_bytes(), shared.progress.revision()).await {
         Ok(batches) => batches,
@@ -260,7 +266,7 @@ async fn follow_once(
         let now = Instant::now();
         calls.make(now);
         // Even a quiet cluster renews leases, so this comes round without a timer.
-        if now.duration_since(trimmed) > TRIM {
+        if now.duration_since(trimmed) > every {
             trimmed = now;
             let readable = marks.mark(now, batch.revision);
             shared.resources.read().values().for_each(|resource| resource.trim(now, readable));
@@ -275,9 +281,10 @@ mod tests {
 
     #[test]
     fn exact_reads_end_five_to_six_minutes_back() {
-        let (mut marks, start) = (Marks::default(), Instant::now());
+        let exact = Duration::from_secs(300);
+        let (mut marks, start) = (Marks { exact, marks: VecDeque::new() }, Instant::now());
         let readable: Vec<u64> = (0..8).map(|n| marks.mark(start + TRIM * n, u64::from(n) * 10)).collect();
         assert_eq!(readable, [0, 0, 0, 0, 0, 0, 10, 20]);
-        assert!(marks.0.len() <= 6);
+        assert!(marks.marks.len() <= 6);
     }
 }

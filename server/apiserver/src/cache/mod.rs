@@ -84,6 +84,8 @@ pub struct WindowLimits {
     pub keep: usize,
     /// Never fewer than these, whatever they weigh.
     pub floor: usize,
+    /// How far back exact reads reach, at least; zero: as far as the window does.
+    pub exact: Duration,
 }
 
 impl Default for WindowLimits {
@@ -95,6 +97,7 @@ impl Default for WindowLimits {
             age: Duration::from_secs(300),
             keep: 100,
             floor: 16,
+            exact: Duration::from_secs(300),
         }
     }
 }

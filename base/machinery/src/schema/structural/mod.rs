@@ -5,6 +5,7 @@
 
 pub mod check;
 mod compile;
+mod formats;
 mod validate;
 
 use serde_json::Value;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use regex::Regex;
 use serde_json::Value;
 
+use super::formats;
 use crate::field::{ErrorKind, FieldError, FieldErrors};
 
 /// A schema ready to check values.
@@ -86,77 +87,125 @@ impl Check<'_> {
         let Value::Object(says) = schema else { return };
         let root = std::mem::replace(&mut self.root, false);
         let flag = |key: &str| says.get(key) == Some(&Value::Bool(true));
+        // Of null upstream looks at the type and at the choice of values.
         if value.is_null() && flag("nullable") {
+            self.choice(says, value, path);
             return;
         }
+        let found = kind_of(value);
+        let mut fits = true;
         if flag("x-kubernetes-int-or-string") {
-            if !matches!(kind_of(value), "integer" | "string") {
-                let found = kind_of(value);
-                let detail = format!("must be of type integer,string: {found:?}");
-                self.error(ErrorKind::TypeInvalid, path, found.into(), format!("{path} in body {detail}"));
-                return;
+            fits = matches!(found, "integer" | "string");
+            if !fits {
+                self.mistyped(path, "integer,string", found);
             }
         } else if let Some(ty) = says.get("type").and_then(Value::as_str) {
-            let found = kind_of(value);
-            if !(found == ty || (ty == "number" && found == "integer")) {
-                let shown = if path.is_empty() { "<nil>" } else { path };
-                let detail = format!("{shown} in body must be of type {ty}: {found:?}");
-                self.error(ErrorKind::TypeInvalid, path, found.into(), detail);
-                return;
+            fits = found == ty || (ty == "number" && found == "integer");
+            if !fits {
+                self.mistyped(path, ty, found);
             }
         }
+        if !value.is_null() {
+            self.alternatives(says, value, path);
+        }
         match value {
+            _ if !fits => {}
             Value::String(text) => self.string(schema, value, text, path),
             Value::Number(number) => self.number(schema, value, number.as_f64().unwrap_or(0.0), path),
-            Value::Array(items) => self.array(schema, value, items, path),
-            Value::Object(_) => self.object(schema, value, path, root),
+            Value::Array(items) => self.array(schema, items, path),
             _ => {}
         }
+        self.choice(says, value, path);
+        if fits && value.is_object() {
+            self.object(schema, value, path, root);
+        }
+    }
+
+    fn choice(&mut self, says: &serde_json::Map<String, Value>, value: &Value, path: &str) {
         if let Some(allowed) = says.get("enum").and_then(Value::as_array)
             && !allowed.contains(value)
         {
             let words: Vec<String> = allowed
                 .iter()
-                .map(|a| a.as_str().map_or_else(|| a.to_string(), |text| format!("{text:?}")))
+                .map(|a| format!("{:?}", a.as_str().map_or_else(|| a.to_string(), str::to_owned)))
                 .collect();
             let detail = format!("supported values: {}", words.join(", "));
             self.error(ErrorKind::NotSupported, path, value.clone(), detail);
         }
-        self.alternatives(schema, value, path);
     }
 
-    fn alternatives(&mut self, schema: &Value, value: &Value, path: &str) {
-        let list =
-            |key: &str| schema.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let passes = |s: &Value| {
-            let mut check = Check { patterns: self.patterns, errors: FieldErrors::default(), root: false };
-            check.value(s, value, path);
-            check.errors.is_empty()
-        };
-        let any = list("anyOf");
-        let one = list("oneOf").iter().filter(|s| passes(s)).count();
-        let fails_any = !any.is_empty() && !any.iter().any(passes);
-        let fails_not = schema.get("not").is_some_and(passes);
-        let all: Vec<&Value> = list("allOf").iter().collect();
-        if fails_any {
-            self.invalid(path, value, "must validate at least one schema (anyOf)".into());
+    fn mistyped(&mut self, path: &str, due: &str, found: &str) {
+        let shown = if path.is_empty() { "<nil>" } else { path };
+        let detail = format!("{shown} in body must be of type {due}: {found:?}");
+        self.error(ErrorKind::TypeInvalid, path, found.into(), detail);
+    }
+
+    /// What is wrong with the whole, which upstream says of no field.
+    fn composite(&mut self, detail: String) {
+        self.error(ErrorKind::Invalid, "", "".into(), detail);
+    }
+
+    /// The errors of a part of the schema alone.
+    fn errors_of(&self, schema: &Value, value: &Value, path: &str) -> FieldErrors {
+        let mut check = Check { patterns: self.patterns, errors: FieldErrors::default(), root: false };
+        check.value(schema, value, path);
+        check.errors
+    }
+
+    fn alternatives(&mut self, says: &serde_json::Map<String, Value>, value: &Value, path: &str) {
+        let list = |key: &str| says.get(key).and_then(Value::as_array).filter(|l| !l.is_empty());
+        if let Some(any) = list("anyOf") {
+            let mut first = None;
+            let fits = any.iter().any(|schema| {
+                let errors = self.errors_of(schema, value, path);
+                let fits = errors.is_empty();
+                first.get_or_insert(errors);
+                fits
+            });
+            if !fits {
+                self.composite(format!("{path:?} must validate at least one schema (anyOf)"));
+                self.errors.0.extend(first.unwrap_or_default().0);
+            }
         }
-        if !list("oneOf").is_empty() && one != 1 {
-            let found = if one == 0 { "Found none valid" } else { "Found more than 1 valid alternative" };
-            self.invalid(path, value, format!("must validate one and only one schema (oneOf). {found}"));
+        if let Some(one) = list("oneOf") {
+            let all: Vec<FieldErrors> =
+                one.iter().map(|schema| self.errors_of(schema, value, path)).collect();
+            let valid = all.iter().filter(|errors| errors.is_empty()).count();
+            if valid != 1 {
+                let found = match valid {
+                    0 => "Found none valid".to_owned(),
+                    n => format!("Found {n} valid alternatives"),
+                };
+                self.composite(format!("{path:?} must validate one and only one schema (oneOf). {found}"));
+                if valid == 0 {
+                    self.errors.0.extend(all.into_iter().next().unwrap_or_default().0);
+                }
+            }
         }
-        if fails_not {
-            self.invalid(path, value, "must not validate the schema (not)".into());
+        if let Some(all) = list("allOf") {
+            let before = self.errors.0.len();
+            let mut valid = 0;
+            for schema in all {
+                let errors = self.errors_of(schema, value, path);
+                valid += usize::from(errors.is_empty());
+                self.errors.0.extend(errors.0);
+            }
+            if self.errors.0.len() > before {
+                let none = if valid == 0 { ". None validated" } else { "" };
+                self.composite(format!("{path:?} must validate all the schemas (allOf){none}"));
+            }
         }
-        for schema in all {
-            self.value(schema, value, path);
+        if let Some(not) = says.get("not")
+            && self.errors_of(not, value, path).is_empty()
+        {
+            self.composite(format!("{path:?} must not validate the schema (not)"));
         }
     }
 
     fn string(&mut self, schema: &Value, value: &Value, text: &str, path: &str) {
         self.length_and_pattern(schema, value, text, path);
         if let Some(format) = schema.get("format").and_then(Value::as_str)
-            && !format_holds(format, text)
+            && !formats::holds(format, text)
         {
             self.invalid(path, value, format!("must be of type {format}: {text:?}"));
         }
@@ -211,14 +260,20 @@ impl Check<'_> {
                 self.invalid(path, value, format!("should be a multiple of {}", shown(step)));
             }
         }
-        if schema.get("format").and_then(Value::as_str) == Some("int32")
-            && !(-2147483648.0..=2147483647.0).contains(&number)
+        let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or_default();
+        let bound = match (text("type"), text("format")) {
+            ("integer", "int32") => Some(("integer", "int32", f64::from(i32::MIN)..=f64::from(i32::MAX))),
+            ("number", "float") => Some(("number", "float", f64::from(f32::MIN)..=f64::from(f32::MAX))),
+            _ => None,
+        };
+        if let Some((kind, format, range)) = bound
+            && !range.contains(&number)
         {
-            self.invalid(path, value, format!("must be of type int32: {value}"));
+            self.composite(format!("Checked value must be of type {kind} with format {format} in {path}"));
         }
     }
 
-    fn array(&mut self, schema: &Value, value: &Value, items: &[Value], path: &str) {
+    fn array(&mut self, schema: &Value, items: &[Value], path: &str) {
         if let Some(max) = schema.get("maxItems").and_then(Value::as_u64)
             && items.len() as u64 > max
         {
@@ -229,7 +284,7 @@ impl Check<'_> {
         if let Some(min) = schema.get("minItems").and_then(Value::as_u64)
             && (items.len() as u64) < min
         {
-            self.invalid(path, value, format!("should have at least {min} items"));
+            self.invalid(path, &items.len().into(), format!("should have at least {min} items"));
         }
         self.unique(schema, items, path);
         if let Some(item) = schema.get("items") {
@@ -282,7 +337,7 @@ impl Check<'_> {
         if let Some(min) = schema.get("minProperties").and_then(Value::as_u64)
             && count < min
         {
-            self.invalid(path, value, format!("should have at least {min} properties"));
+            self.invalid(path, &count.into(), format!("should have at least {min} properties"));
         }
         for name in
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
@@ -303,32 +358,5 @@ impl Check<'_> {
                 self.value(says, member, &join(path, name));
             }
         }
-    }
-}
-
-/// Formats upstream checks; others are taken as they are.
-fn format_holds(format: &str, text: &str) -> bool {
-    match format {
-        "date-time" => chrono::DateTime::parse_from_rfc3339(text).is_ok(),
-        "date" => chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok() && text.len() == 10,
-        "byte" => {
-            use base64::Engine as _;
-            base64::engine::general_purpose::STANDARD.decode(text).is_ok()
-        }
-        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
-        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-        "uuid" | "uuid3" | "uuid4" | "uuid5" => {
-            let groups: Vec<usize> = text.split('-').map(str::len).collect();
-            groups == [8, 4, 4, 4, 12] && text.chars().all(|c| c == '-' || c.is_ascii_hexdigit())
-        }
-        "cidr" => text.split_once('/').is_some_and(|(address, bits)| {
-            let max = match address.parse::<std::net::IpAddr>() {
-                Ok(std::net::IpAddr::V4(_)) => 32,
-                Ok(std::net::IpAddr::V6(_)) => 128,
-                Err(_) => return false,
-            };
-            bits.parse::<u8>().is_ok_and(|b| b <= max)
-        }),
-        _ => true,
     }
 }

@@ -133,10 +133,31 @@ fn junctors(s: &Value, skip_any: bool, skip_all_any: bool, path: &Path<'_>, erro
     }
     let pattern = text(s, "pattern");
     if let Err(error) = Regex::new(pattern) {
-        let why = error.to_string();
-        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        let why = in_go(pattern, &error.to_string());
         let detail = format!("must be a valid regular expression, but isn't: error parsing regexp: {why}");
         errors.invalid(&path.child("pattern"), pattern, detail);
+    }
+}
+
+/// What is wrong with a pattern, in the words of Go's parser.
+fn in_go(pattern: &str, error: &str) -> String {
+    let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    // The parser's drawing has the pattern indented by four and a caret below the place.
+    let at = error.lines().find(|line| line.trim() == "^").map_or(0, |line| line.len().saturating_sub(5));
+    let rest = pattern.char_indices().nth(at).map_or("", |(byte, _)| &pattern[byte..]);
+    let first = |n: usize| rest.chars().take(n).collect::<String>();
+    match why {
+        "unclosed group" => format!("missing closing ): `{pattern}`"),
+        "unopened group" => format!("unexpected ): `{pattern}`"),
+        "unclosed character class" => format!("missing closing ]: `{rest}`"),
+        "repetition operator missing expression" => {
+            format!("missing argument to repetition operator: `{}`", first(1))
+        }
+        "unrecognized escape sequence" => format!("invalid escape sequence: `{}`", first(2)),
+        "incomplete escape sequence, reached end of pattern prematurely" => {
+            "trailing backslash at end of expression: ``".to_owned()
+        }
+        other => format!("{other}: `{pattern}`"),
     }
 }
 
