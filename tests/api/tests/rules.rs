@@ -273,10 +273,8 @@ async fn rules_refused(s: Space) -> Result<()> {
             json!([rule(text)]),
         );
         let answer = s.api.post(&format!("{CRDS}?dryRun=All"), &definition(&group, &schema)).send().await?;
-        let at = format!(
-            "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: "
-        );
-        if let Err(error) = answer.fails(422, "Invalid", &[&at, words]) {
+        let at = "spec.validation.openAPIV3Schema.properties[spec].x-kubernetes-validations[0].rule: Invalid value: ";
+        if let Err(error) = answer.fails(422, "Invalid", &[at, words]) {
             wrong.push(format!("{text}: {error}"));
         }
     }
