@@ -139,10 +139,16 @@ fn clear(options: &LogOptions, stem: &str, extension: &str, now: SystemTime) -> 
     let keep = if options.max_backups == 0 { usize::MAX } else { options.max_backups as usize };
     let oldest = now.checked_sub(Duration::from_secs(u64::from(options.max_age) * 86_400));
     for (i, path) in old.iter().enumerate() {
+        // Two rotations close to one another clear up at once: a file that is gone is as it should be.
         let aged = options.max_age > 0
-            && std::fs::metadata(path)?.modified().is_ok_and(|at| oldest.is_some_and(|oldest| at < oldest));
+            && std::fs::metadata(path)
+                .and_then(|file| file.modified())
+                .is_ok_and(|at| oldest.is_some_and(|oldest| at < oldest));
         if i >= keep || aged {
-            std::fs::remove_file(path)?;
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
     }
     Ok(())
