@@ -53,7 +53,9 @@ pub async fn measure(bench: &Bench<'_>, leases: u32, filled: u32) -> Result<()> 
     let (cpu, begun) = (bench.cpu(), Instant::now());
     let pods = &bench.pods;
     let one = |i: u32| object(pods, (u64::from(i) * 7919 % u64::from(filled.max(1))) as u32);
-    let writes = timed(&bench.clients[0], SAMPLES, |i| patch(&one(i), i)).await?;
+    // A patch that changes nothing writes nothing: each round has values of its own.
+    let writes =
+        timed(&bench.clients[0], SAMPLES, |i| patch(&one(i), &format!("{leases}-leases-{i}"))).await?;
     tokio::time::sleep((PERIOD / 2).saturating_sub(begun.elapsed())).await;
     let (cpu, took) = (cpu.and_then(|before| Some(bench.cpu()?.since(before))), begun.elapsed());
     if let Some(ended) = renewing.try_join_next() {

@@ -75,7 +75,8 @@ async fn at_objects(bench: &Bench<'_>, objects: u32, empty: Option<u64>) -> Resu
     print("page_latency", &timed(client, PAGES, page).await?)?;
     let get = |i| request(Method::GET, &one(i), JSON, vec![]);
     print("get_latency", &timed(client, SAMPLES, get).await?)?;
-    print("write_latency", &timed(client, SAMPLES, |i| patch(&one(i), i)).await?)?;
+    let write = |i| patch(&one(i), &format!("{objects}-objects-{i}"));
+    print("write_latency", &timed(client, SAMPLES, write).await?)?;
     if let (Some(now), Some(empty)) = (bench.resident(), empty) {
         let each = now.saturating_sub(empty) as f64 / 1024.0 / f64::from(objects);
         let detail = json!({"objects": objects, "kib_per_object": (each * 100.0).round() / 100.0});
@@ -103,8 +104,8 @@ async fn at_watchers(bench: &Bench<'_>, watchers: u32, filled: u32) -> Result<()
     Ok(())
 }
 
-fn patch(path: &str, i: u32) -> Result<Request<Vec<u8>>> {
-    let patch = json!({"metadata": {"annotations": {"bench.ironclad.dev/patched": i.to_string()}}});
+fn patch(path: &str, value: &str) -> Result<Request<Vec<u8>>> {
+    let patch = json!({"metadata": {"annotations": {"bench.ironclad.dev/patched": value}}});
     request(Method::PATCH, path, MERGE_PATCH, patch.to_string().into_bytes())
 }
 
